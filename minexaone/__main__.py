@@ -1,0 +1,164 @@
+"""The command line: `python -m minexaone "prompt"`, `… chat`, `… info MODEL`."""
+
+import argparse
+import contextlib
+import sys
+
+PROGRAM = "python -m minexaone"
+
+
+def main(argv=None):
+    """Run one command; return the exit status (0 done, 1 failed, 130 interrupted). Wrong usage exits with 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = {"chat": chat, "info": info}.get(argv[0] if argv else None, ask)
+    try:
+        command(argv[command is not ask:])
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+        sys.stderr.close()
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"minexaone: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ask(argv):
+    """Answer one prompt."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
+                                     epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
+                                            "describes a model; each has its own --help.")
+    parser.add_argument("prompt", help="the question; - reads it from standard input")
+    options = add_options(parser).parse_args(argv)
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    print_reply(load_chat(options), prompt)
+
+
+def chat(argv):
+    """Hold a conversation."""
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} chat", description="Talk with the model. Ctrl-D ends the "
+                                     "conversation; Ctrl-C stops a reply and takes the question back.")
+    options = add_options(parser).parse_args(argv)
+    conversation = load_chat(options)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (line editing and history for input())
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        if prompt.strip():
+            try:
+                print_reply(conversation, prompt)
+            except KeyboardInterrupt:
+                print(file=sys.stderr)
+            except ValueError as error:  # say, a question longer than the context: the conversation goes on
+                print(f"minexaone: {error}", file=sys.stderr)
+
+
+def info(argv):
+    """Describe a model without loading its weights."""
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} info", description="Print the shape of a model and the memory "
+                                     "that it needs. Reads config.json only.")
+    parser.add_argument("model", nargs="?", help="folder or hub id; the shipped model if left out")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--context", type=int, help="tokens of context to count the cache for; the model's longest if "
+                                                    "left out")
+    options = parser.parse_args(argv)
+
+    import torch
+
+    from minexaone.config_json import GLOBAL, read_config
+    from minexaone.files import resolve
+    from minexaone.model import Config, Exaone4, cache_bytes
+
+    config = Config.from_dict(read_config(resolve(options.model, options.revision, weights=False)))
+    context = options.context or config.max_position_embeddings
+    if context < 1:
+        raise ValueError(f"--context is {context}, expected at least 1 token")
+    with torch.device("meta"):
+        model = Exaone4(config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    itemsize = getattr(torch, config.dtype).itemsize
+    hybrid = config.sliding_window is not None
+    pattern = "".join("G" if kind == GLOBAL else "L" for kind in config.layer_types)
+    rope = "every layer" if not hybrid else "sliding layers only (global layers are NoPE)"
+    scaling = f", llama3 scaling × {config.rope_scaling['factor']:g}" if config.rope_scaling else ""
+    all_global = itemsize * 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers * context
+    rows = {
+        "model": options.model or "shipped",
+        "parameters": f"{total:,} ({total - embeddings:,} without embeddings)",
+        "layers": f"{config.num_hidden_layers}: {pattern} (G: global"
+                  + (f", L: window of {config.sliding_window:,} tokens)" if hybrid else ")"),
+        "hidden size": f"{config.hidden_size:,}, feed-forward {config.intermediate_size:,} (SwiGLU)",
+        "heads": f"{config.num_attention_heads} query, {config.num_key_value_heads} key/value, size {config.head_dim}",
+        "RoPE": f"theta {config.rope_theta:,.0f} on {rope}{scaling}",
+        "vocabulary": f"{config.vocab_size:,}, embeddings {'tied' if config.tie_word_embeddings else 'not tied'}",
+        "context": f"{config.max_position_embeddings:,} tokens",
+        "weights": f"{size(total * itemsize)} in {config.dtype}",
+        "KV cache": f"{size(cache_bytes(config, context, itemsize))} at {context:,} tokens"
+                    + (f" ({size(all_global)} if all layers were global)" if hybrid else ""),
+    }
+    for name, value in rows.items():
+        print(f"{name:12} {value}")
+
+
+def size(count):
+    """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} bytes"
+
+
+def add_options(parser):
+    """The options that `ask` and `chat` share."""
+    parser.add_argument("--model", help="folder or hub id, as LGAI-EXAONE/EXAONE-4.0-1.2B (the shipped model)")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto: as stored (auto)")
+    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--reasoning", action="store_true", help="think before answering; the thinking goes to stderr")
+    parser.add_argument("--budget", type=int, metavar="N", help="close the thinking after N tokens (no limit)")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N",
+                        help="longest reply, thinking included (1024)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
+    parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest; 0 is all (0)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the fewest reaching this probability (1)")
+    parser.add_argument("--presence-penalty", type=float, default=0.0, help="subtracted from ids already generated (0)")
+    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
+    return parser
+
+
+def load_chat(options):
+    """A conversation with the model that the options name."""
+    # Imported here, so that --help and wrong usage answer at once.
+    from minexaone import Chat, Exaone4, Tokenizer
+
+    tokenizer = Tokenizer.from_pretrained(options.model, options.revision)
+    model = Exaone4.from_pretrained(options.model, options.dtype, options.device, options.revision)
+    return Chat(model, tokenizer, system=options.system, reasoning=options.reasoning, reasoning_budget=options.budget,
+                max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_k=options.top_k,
+                top_p=options.top_p, presence_penalty=options.presence_penalty, seed=options.seed)
+
+
+def print_reply(conversation, prompt):
+    """Stream the answer to standard output, and the thinking before it to standard error."""
+    dim, normal = ("\033[2m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    before = None
+    for kind, text in conversation.stream(prompt):
+        if before == "reasoning" and kind != before:
+            print(f"{normal}\n", file=sys.stderr, flush=True)
+        if kind == "reasoning":
+            print(dim * (kind != before) + text, end="", file=sys.stderr, flush=True)
+        else:
+            print(text, end="", flush=True)
+        before = kind
+    print(normal if before == "reasoning" else "", file=sys.stderr if before == "reasoning" else sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

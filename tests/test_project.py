@@ -1,0 +1,65 @@
+"""The project's promises about itself: versions, commands and sizes agree wherever they are written."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TESTED = dict(line.split("==") for line in (ROOT / "tested-versions.txt").read_text().splitlines() if "==" in line)
+REQUIRED = [Requirement(r) for r in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])]
+
+
+def test_every_dependency_has_one_tested_version_that_is_the_installed_one():
+    assert {r.name.lower() for r in REQUIRED} == set(TESTED)
+    for requirement in REQUIRED:
+        tested = TESTED[requirement.name.lower()]
+        assert requirement.specifier.contains(tested), f"{requirement} excludes the tested {tested}"
+        if sys.version_info[:2] == (3, 11):  # elsewhere the package may have been installed by other means
+            assert version(requirement.name).split("+")[0] == tested, requirement.name
+
+
+def test_conda_environment_uses_the_same_list():
+    pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert pip == ["-c tested-versions.txt", "-e .[notebooks,test]"]
+
+
+def test_ci_runs_the_readmes_test_command():
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.M)
+    setup, test = commands  # one answers, one tests
+    assert setup.endswith('python -m minexaone "Explain how wonderful you are"') and test.endswith("python -m pytest")
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == test
+    assert all(command.count("-c tested-versions.txt") == 1 for command in commands)
+
+
+def test_the_model_is_one_file_of_about_500_lines():
+    assert len((ROOT / "minexaone/model.py").read_text().splitlines()) <= 520
+
+
+def test_ruff():
+    run = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "minexaone").glob("*.py")), ids=lambda path: path.name)
+def test_every_public_definition_has_a_docstring(file):
+    module = ast.parse(file.read_text(encoding="utf-8"))
+    definitions = [node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    methods = [node for cls in definitions if isinstance(cls, ast.ClassDef) and not cls.name.startswith("_")
+               for node in cls.body if isinstance(node, ast.FunctionDef) and node.name != "forward"]
+    for node in [module, *definitions, *methods]:
+        assert getattr(node, "name", "").startswith("_") or ast.get_docstring(node), f"{file.name}: {node.name}"
+
+
+def test_import_is_quick_and_imports_no_heavy_extras():
+    code = ("import sys, minexaone; "
+            "print(sorted({'jinja2', 'transformers', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
