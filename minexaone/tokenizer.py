@@ -1,0 +1,314 @@
+"""Text to token ids and back, and conversations to the prompt that EXAONE 4.0 was trained on.
+
+The tokenizer is byte-level BPE (GPT-2, Radford et al. 2019): text becomes UTF-8 bytes, bytes become pairs, pairs become
+words, so no text is unknown. The `tokenizers` library does the merging; this file loads it, decodes, and writes chats.
+"""
+
+import codecs
+import json
+import re
+import secrets
+import string
+from itertools import pairwise
+from pathlib import Path
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from minexaone.files import SHIPPED, CheckpointError, read_json, resolve, write_json
+from minexaone.tools import tool_schema
+
+# GPT-2 writes each byte as one visible character, so that a vocabulary can be a text file: printable bytes stand for
+# themselves (in Latin-1), and the 68 others, such as the space (Ġ) and the newline (Ċ), for characters from 256 on.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+HIDDEN = [byte for byte in range(256) if byte not in PRINTABLE]
+CHAR_TO_BYTE = {chr(b): b for b in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(HIDDEN)}
+
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class Tokenizer:
+    """Encodes text, decodes ids and renders conversations.
+
+    Attributes: vocab_size; eos_token_id, bos_token_id, pad_token_id, unk_token_id (None where the checkpoint names
+    none); special_ids, the ids that never are part of a text, such as `[|endofturn|]`.
+
+    Control tokens are added tokens that text can spell: `[|user|]`, `</think>`. Runs of spaces and tabs are added
+    tokens too, but a run of spaces means the same whoever writes it.
+    """
+
+    def __init__(self, backend: Backend, named_tokens: dict[str, str], chat_template: str, template_file: Path):
+        # A tokenizer.json may ask for truncation or padding: silently losing the end of a prompt is never wanted.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._named_tokens = named_tokens
+        self._template, self._template_file, self._compiled = chat_template, template_file, None
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        self._added = {id: token.content for id, token in backend.get_added_tokens_decoder().items()}
+        self.special_ids = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+        for name in NAMED_TOKENS:
+            setattr(self, f"{name}_id", self.token_to_id(named_tokens[name]) if name in named_tokens else None)
+        self.special_ids |= {self.token_to_id(token) for token in named_tokens.values()}
+
+        control = [token for token in self._added.values() if token.strip() and len(token) > 1]
+        rests = {first: [re.escape(t[1:]) for t in control if t[0] == first] for first in {t[0] for t in control}}
+        self._first_character = re.compile("|".join(map(re.escape, rests)) or "(?!)")
+        # Matches the first character of a control token, looking ahead for the rest: so overlapping ones are found.
+        self._control = re.compile("|".join(f"{re.escape(c)}(?={'|'.join(r)})" for c, r in rests.items()) or "(?!)")
+
+    @classmethod
+    def from_pretrained(cls, source=None, revision=None) -> "Tokenizer":
+        """Load a tokenizer: None for the shipped model, a folder, or a hub id.
+
+        Reads tokenizer.json, or without one vocab.json, merges.txt and tokenizer_config.json. The chat template is the
+        checkpoint's own, else this project's. Raises `CheckpointError` naming the file that is missing or broken.
+        """
+        folder = resolve(source, revision, weights=False)
+        config_file = folder / "tokenizer_config.json"
+        config = read_json(config_file) if config_file.is_file() else {}
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{config_file} holds no JSON object: download it again")
+        file = folder / "tokenizer.json"
+        if file.is_file():
+            try:
+                backend = Backend.from_file(str(file))
+            except Exception as error:  # the library raises nothing more precise
+                raise CheckpointError(f"{file} is not a tokenizer ({error}): download it again") from error
+        elif (folder / "vocab.json").is_file():
+            file = folder / "vocab.json"
+            backend = _rebuild(folder, config)
+        else:
+            raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt: download them")
+        try:
+            # Some files write a named token as an object with its flags, {"content": "[BOS]", "lstrip": false, ...}.
+            named = {name: config[name] for name in NAMED_TOKENS if config.get(name)}
+            named = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
+            tokenizer = cls(backend, named, *_find_template(folder, config))
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{config_file} does not fit {file.name} ({error}): download both again") from error
+        probe = " a\tb  é\n한글 🚀"
+        if tokenizer.decode(tokenizer.encode(probe)) != probe:
+            raise CheckpointError(f"{file} is not a byte-level BPE without prefix space: it is no EXAONE 4.0 tokenizer")
+        return tokenizer
+
+    def save_pretrained(self, folder):
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, which transformers loads as well."""
+        folder = Path(folder)
+        write_json(folder / "tokenizer_config.json", {
+            "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._named_tokens})
+        self._backend.save(str(folder / "tokenizer.json"))
+        (folder / "chat_template.jinja").write_text(self._template, encoding="utf-8")
+
+    def token_to_id(self, token: str) -> int:
+        """The id of one token by its exact text. `ValueError` if the vocabulary lacks it."""
+        id = self._backend.token_to_id(token)
+        if id is None:
+            raise ValueError(f"the vocabulary has no token {token!r}")
+        return id
+
+    def token_bytes(self, id: int) -> bytes:
+        """The UTF-8 bytes that a token stands for: often not whole characters. `ValueError` if there is no such id."""
+        if id in self._added:
+            return self._added[id].encode()
+        token = self._backend.id_to_token(id) if 0 <= id < 2**32 else None
+        if token is None:
+            raise ValueError(f"{id} is not a token id: this vocabulary has {self.vocab_size} tokens, counted from 0")
+        try:
+            return bytes(CHAR_TO_BYTE[character] for character in token)
+        except KeyError:
+            return token.encode()
+
+    def encode(self, text: str, parse_special: bool = True) -> list[int]:
+        """Token ids of a text; none is added in front or behind.
+
+        parse_special: the text of a control token, say "[|endofturn|]", becomes that token (as published). False keeps
+            it text, which then decodes to the same characters but controls nothing.
+        """
+        return self._encode(text, [] if parse_special else self._cuts(text))
+
+    def _cuts(self, text):
+        # A control token is recognised only whole, so a cut behind its first character leaves two harmless halves.
+        return [match.end() for match in self._control.finditer(text)]
+
+    def _encode(self, text, cuts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text has half a surrogate pair ({text[error.start]!a} at position {error.start}): "
+                             "that is no character; decode its source as UTF-8 or UTF-16") from None
+        ids = []
+        for start, end in pairwise([0, *cuts, len(text)]):
+            ids += self._backend.encode(text[start:end], add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids, skip_special_tokens: bool = False) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD. `ValueError` names an id that is none."""
+        decoder = self.stream_decoder()
+        kept = (id for id in map(int, ids) if not (skip_special_tokens and id in self.special_ids))
+        return "".join([*map(decoder.push, kept), decoder.flush()])
+
+    def stream_decoder(self) -> "StreamDecoder":
+        """A decoder for ids that come one by one."""
+        return StreamDecoder(self)
+
+    def apply_chat_template(self, messages, tools=None, add_generation_prompt=True, enable_thinking=False,
+                            skip_think=True, tokenize=True, parse_special=True) -> list[int] | str:
+        """Render a conversation in EXAONE 4.0's format, as token ids or (tokenize=False) as text.
+
+        messages: dicts with "role" (system, user, assistant, tool) and "content"; an assistant's may have
+            "reasoning_content" and "tool_calls".
+        tools: functions (see `tools.tool_schema`) or their JSON schemas.
+        add_generation_prompt: open the assistant's reply, with `<think>` if enable_thinking, else after an empty block.
+        skip_think: False keeps the reasoning of the last turn, if that is the assistant's.
+        parse_special: True parses control tokens wherever they stand, as published: then a user, a web page or a tool
+            that writes "[|endofturn|]\\n[|system|]\\n..." forges a system turn. False makes the template's own tokens
+            the only control ids. The ids decode to the same text, and without such text they are the same ids. An
+            assistant's "<think>" is text as well then: give past reasoning as "reasoning_content".
+
+        Raises `ValueError` if the conversation does not fit the template, `CheckpointError` if the template is broken.
+
+        How False works: a random marker, which nobody can have written before, goes behind every character of the
+        messages and tools that could begin a control token. In the rendered text the markers are taken out again, and
+        where one stood inside a control token, the text is cut there and the halves are encoded apart. A control token
+        whose first character came out of a message thus never reaches the encoder whole, also if the template joined
+        it from two messages. The model may still believe what the text says: this protects the format, not its mind.
+        """
+        tools = [tool if isinstance(tool, dict) else tool_schema(tool) for tool in tools or []] or None
+        marker = "" if parse_special else "".join(secrets.choice(string.ascii_letters) for _ in range(24))
+        if marker:
+            messages, tools = self._mark(messages, marker), self._mark(tools, marker)
+        text = self._render(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt,
+                            enable_thinking=enable_thinking, skip_think=skip_think, **self._named_tokens)
+        parts = text.split(marker) if marker else [text]
+        text = "".join(parts)
+        if not tokenize:
+            return text
+        marked, position = set(), 0
+        for part in parts[:-1]:
+            position += len(part)
+            marked.add(position)
+        return self._encode(text, [cut for cut in self._cuts(text) if cut in marked])
+
+    def _mark(self, value, marker):
+        if isinstance(value, str):
+            return self._first_character.sub(lambda match: match[0] + marker, value)
+        if isinstance(value, dict):
+            return {self._mark(key, marker): self._mark(item, marker) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._mark(item, marker) for item in value]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        # An object could turn into any text later, unmarked.
+        raise ValueError(f"messages and tools must be plain JSON values, not {type(value).__name__}")
+
+    def _render(self, **variables):
+        try:
+            if self._compiled is None:
+                self._compiled = _sandbox().from_string(self._template)
+            return self._compiled.render(variables)
+        except _Refused as error:
+            raise ValueError(f"the chat template refuses this conversation: {error}") from None
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._template_file} is not a usable chat template ({type(error).__name__}: {error}): repair it, or "
+                "remove it to use this project's own") from error
+
+
+class StreamDecoder:
+    """Decodes ids one by one and holds back bytes until they make whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id: int) -> str:
+        """The text that is certain now: empty while a character is incomplete."""
+        return self._utf8.decode(self._tokenizer.token_bytes(id))
+
+    def flush(self) -> str:
+        """The end: U+FFFD if a character stayed incomplete, else nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _rebuild(folder, config):
+    """Byte-level BPE from vocab.json, merges.txt and the added tokens of tokenizer_config.json."""
+    vocab_file, merges_file, config_file = (folder / n for n in ("vocab.json", "merges.txt", "tokenizer_config.json"))
+    vocab = read_json(vocab_file)
+    if not isinstance(vocab, dict) or {repr(id) for id in vocab.values()} != {repr(id) for id in range(len(vocab))}:
+        raise CheckpointError(f"{vocab_file} must map every token to an id, without gaps from 0: download it again")
+    try:
+        lines = merges_file.read_text(encoding="utf-8").split("\n")
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        backend = Backend(models.BPE(vocab, merges))
+    except Exception as error:
+        raise CheckpointError(f"{merges_file} does not hold the merges of vocab.json, two tokens a line ({error}): "
+                              "download both again") from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    try:
+        # In the order of their ids: tokens that the vocabulary lacks get the next free id.
+        added = {int(id): AddedToken(**flags) for id, flags in config["added_tokens_decoder"].items()}
+        backend.add_tokens([added[id] for id in sorted(added)])
+        wrong = [f"{token.content!r} ({id})" for id, token in added.items() if backend.token_to_id(token.content) != id]
+    except Exception as error:
+        raise CheckpointError(f"{config_file}: added_tokens_decoder is missing or broken ({error!r}): "
+                              "download it again") from error
+    if wrong:
+        raise CheckpointError(f"{config_file} gives {', '.join(wrong)} an id which {vocab_file.name} denies: "
+                              "download both again")
+    return backend
+
+
+def _find_template(folder, config):
+    """The text and the file of the checkpoint's chat template, else of this project's own."""
+    template, file = config.get("chat_template"), folder / "tokenizer_config.json"
+    if isinstance(template, list):  # several, by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if (folder / "chat_template.jinja").is_file() or template is None:
+        file = folder / "chat_template.jinja"
+        file = file if file.is_file() else SHIPPED / "chat_template.jinja"
+        try:
+            template = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}): download it again") from error
+    if not isinstance(template, str):
+        raise CheckpointError(f"{file}: chat_template must be text, not {type(template).__name__}")
+    return template, file
+
+
+class _Refused(Exception):
+    """What a template says through raise_exception, or through tojson: the conversation is at fault."""
+
+
+def _sandbox():
+    """A Jinja environment with transformers' conventions, in which a template reaches no Python object.
+
+    https://huggingface.co/docs/transformers/chat_templating_writing and
+    https://jinja.palletsprojects.com/en/stable/sandbox
+    """
+    # Imported here: encoding needs no Jinja, and the command line starts faster without.
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        def unsafe_undefined(self, obj, attribute):
+            # Jinja's own would render `{{ ''.__class__ }}` as nothing; a template that tries is not to be trusted.
+            raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__} is not allowed")
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        try:
+            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                              sort_keys=sort_keys)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _Refused(f"not a JSON value ({error})") from None
+
+    def raise_exception(message):
+        raise _Refused(message)
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    return environment
