@@ -32,6 +32,8 @@ def ask(argv):
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: write a question")
     print_reply(load_chat(options), prompt)
 
 

@@ -6,8 +6,9 @@ SLIDING, GLOBAL = "sliding_attention", "full_attention"  # the published names o
 DTYPES = ("float32", "bfloat16", "float16")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-         "num_key_value_heads", "head_dim", "max_position_embeddings")
+REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "max_position_embeddings")
+SIZES = (*REQUIRED, "num_key_value_heads", "head_dim")
 OTHERS = ("layer_types", "sliding_window", "rms_norm_eps", "tie_word_embeddings", "initializer_range", *TOKEN_IDS)
 MOST_LAYERS = 1000  # bounds, so that a mistake in config.json cannot fill the memory
 MOST = 2**20
@@ -34,7 +35,7 @@ def config_values(raw):
                                   "unquantized EXAONE 4.0 checkpoint")
     values = {key: raw[key] for key in (*SIZES, *OTHERS) if key in raw}
     try:
-        values |= {key: raw[key] for key in ("vocab_size", "intermediate_size", "sliding_window")}
+        values |= {key: raw[key] for key in (*REQUIRED, "sliding_window")}
         if raw.get("num_key_value_heads") is None:
             values["num_key_value_heads"] = raw["num_attention_heads"]
         if raw.get("head_dim") is None:
@@ -43,7 +44,7 @@ def config_values(raw):
             values["layer_types"] = _layer_types(raw)
         rope = {**(raw.get("rope_parameters") or raw.get("rope_scaling") or {})}
         rope.setdefault("rope_type", rope.pop("type", "default"))
-        values["rope_theta"] = rope.pop("rope_theta", None) or raw["rope_theta"]
+        values["rope_theta"] = rope.pop("rope_theta") if "rope_theta" in rope else raw["rope_theta"]
         values["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         values["dtype"] = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     except KeyError as error:

@@ -317,7 +317,7 @@ class Exaone4(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), False)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None  # tied: the embedding is the head
@@ -325,7 +325,7 @@ class Exaone4(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # no buffer: model.to(bfloat16) must leave it in float32
         for parameter in self.parameters():
-            if parameter.dim() == 2:
+            if parameter.dim() == 2 and not parameter.is_meta:
                 nn.init.normal_(parameter, std=config.initializer_range)
 
     @property
@@ -427,7 +427,8 @@ class Exaone4(nn.Module):
     def _steps(self, prompts, max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, presence_penalty=0.0, seed=None,
                stop_ids=None, reasoning_budget=None, think_end_id=None, close_ids=()) -> Iterator[list[int | None]]:
         """Yield one id for each row, None for rows that have ended."""
-        check_options(self.config, prompts, max_new_tokens, temperature, top_k, top_p, presence_penalty)
+        check_options(self.config, prompts, max_new_tokens, temperature, top_k, top_p, presence_penalty,
+                      reasoning_budget)
         B, width, V = len(prompts), max(map(len, prompts)), self.config.vocab_size
         room = [min(max_new_tokens, self.config.max_position_embeddings - len(prompt)) for prompt in prompts]
         stop_ids = set(self.config.stop_ids if stop_ids is None else stop_ids)
@@ -479,14 +480,15 @@ def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top
     return ids.gather(1, chosen.clamp(max=probs.count_nonzero(-1)[:, None] - 1))[:, 0]
 
 
-def check_options(config, prompts, max_new_tokens, temperature, top_k, top_p, presence_penalty):
+def check_options(config, prompts, max_new_tokens, temperature, top_k, top_p, presence_penalty, reasoning_budget):
     """Raise ValueError for a prompt or a sampling option that cannot be used."""
     for name, value, good, expected in (
             ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
             ("temperature", temperature, 0 <= temperature < math.inf, "0 (greedy) or more"),
             ("top_k", top_k, top_k >= 0, "0 (all) or more"),
             ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-            ("presence_penalty", presence_penalty, -2 <= presence_penalty <= 2, "between -2 and 2")):
+            ("presence_penalty", presence_penalty, -2 <= presence_penalty <= 2, "between -2 and 2"),
+            ("reasoning_budget", reasoning_budget, (reasoning_budget or 0) >= 0, "0 tokens or more")):
         if not good:
             raise ValueError(f"{name} is {value}, expected {expected}")
     for prompt in prompts:

@@ -33,9 +33,10 @@ def pair(name, dtype=torch.float32):
     model = Exaone4(Config(**values))
     for parameter in model.parameters():  # larger than the usual initialisation, so that attention is far from uniform
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    rope = {"rope_theta": values.pop("rope_theta", 1e6)} | (values.pop("rope_scaling", None) or {"rope_type": "default"})
+    rope = values.pop("rope_scaling", None) or {"rope_type": "default"}
+    rope = {"rope_theta": values.pop("rope_theta", 1e6)} | rope
     reference = Exaone4ForCausalLM(Exaone4Config(**values, rope_parameters=rope)).eval()
-    weights = {f"model.{key}" if not key.startswith("lm_head") else key: value for key, value in model.state_dict().items()}
+    weights = {key if key.startswith("lm_head") else f"model.{key}": value for key, value in model.state_dict().items()}
     missing, unexpected = reference.load_state_dict(weights, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     reference.tie_weights()

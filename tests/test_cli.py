@@ -1,0 +1,71 @@
+"""The command line, as a person runs it: streams kept apart, errors in one line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from minexaone.__main__ import main
+
+
+def run(*argv, stdin=None):
+    return subprocess.run([sys.executable, "-m", "minexaone", *argv], capture_output=True, text=True, input=stdin,
+                          env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+
+
+def test_answer_on_stdout_and_nothing_else():
+    done = run("--device", "cpu", "Explain how wonderful you are")
+    assert done.returncode == 0 and done.stderr == "" and len(done.stdout.strip()) > 30
+
+
+def test_thinking_on_stderr_and_the_prompt_from_stdin():
+    done = run("--reasoning", "--device", "cpu", "-", stdin="Which one is bigger, 3.12 vs 3.9?")
+    assert done.returncode == 0 and "3.9" in done.stdout and len(done.stderr) > 20
+    assert "<think>" not in done.stdout + done.stderr
+
+
+def test_chat_keeps_the_conversation_and_survives_a_bad_turn():
+    done = run("chat", "--device", "cpu", stdin="Hello\n\n" + "too long " * 3000 + "\nThank you\n")
+    assert done.returncode == 0 and done.stdout.count("> ") == 5
+    assert done.stderr.count("\n") == 1 and "shorten it" in done.stderr
+
+
+def test_seed_repeats_sampling(capsys):
+    answers = []
+    for seed in ("1", "1", "2", "3", "4"):
+        assert main(["--device", "cpu", "--temperature", "1.5", "--seed", seed, "--max-new-tokens", "40", "Hi"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] and len(set(answers)) > 1
+
+
+def test_info_of_the_shipped_model_and_of_published_shapes(capsys, tmp_path):
+    assert main(["info", "--context", "1000"]) == 0
+    shown = capsys.readouterr().out
+    assert "LLLGLLLG" in shown and "sliding layers only" in shown and "1,000 tokens" in shown
+    (tmp_path / "config.json").write_text("""{"model_type": "exaone4", "vocab_size": 102400, "hidden_size": 5120,
+        "intermediate_size": 27392, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
+        "head_dim": 128, "sliding_window": 4096, "sliding_window_pattern": "LLLG", "max_position_embeddings": 131072,
+        "rope_theta": 1000000, "tie_word_embeddings": false, "dtype": "bfloat16"}""")
+    assert main(["info", str(tmp_path)]) == 0  # no weights are needed
+    shown = capsys.readouterr().out
+    assert "32,003,216,384" in shown and "9.40 GB at 131,072 tokens (34.36 GB if all layers were global)" in shown
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--model", "no/such/folder", "hi"], "no/such/folder is neither a folder nor a hub id"),
+    (["--temperature", "-1", "--device", "cpu", "hi"], "temperature is -1"),
+    (["--dtype", "int4", "hi"], "dtype is 'int4'"), (["--device", "abacus", "hi"], "abacus"),
+    (["--device", "cpu", ""], "prompt"), (["--budget", "-1", "--reasoning", "hi"], "budget"),
+    (["info", "--context", "-5"], "--context is -5")])
+def test_errors_are_one_line_and_a_status(capsys, argv, words):
+    assert main(argv) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and words in shown.err and shown.err.startswith("minexaone: ")
+
+
+@pytest.mark.parametrize("argv", [[], ["--top-k", "many", "hi"], ["one", "two"], ["info", "--nonsense"]])
+def test_wrong_usage_exits_with_2(argv):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
