@@ -34,6 +34,8 @@ def ask(argv):
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise ValueError("the prompt is empty: write a question")
+    if options.prompt in ("chat", "info") and len(argv) > 1:
+        raise ValueError(f"the command comes first: {PROGRAM} {options.prompt} --device cpu, say")
     print_reply(load_chat(options), prompt)
 
 
@@ -77,7 +79,7 @@ def info(argv):
     from minexaone.model import Config, Exaone4, cache_bytes
 
     config = Config.from_dict(read_config(resolve(options.model, options.revision, weights=False)))
-    context = options.context or config.max_position_embeddings
+    context = config.max_position_embeddings if options.context is None else options.context
     if context < 1:
         raise ValueError(f"--context is {context}, expected at least 1 token")
     with torch.device("meta"):
@@ -151,15 +153,18 @@ def print_reply(conversation, prompt):
     """Stream the answer to standard output, and the thinking before it to standard error."""
     dim, normal = ("\033[2m", "\033[0m") if sys.stderr.isatty() else ("", "")
     before = None
-    for kind, text in conversation.stream(prompt):
-        if before == "reasoning" and kind != before:
-            print(f"{normal}\n", file=sys.stderr, flush=True)
-        if kind == "reasoning":
-            print(dim * (kind != before) + text, end="", file=sys.stderr, flush=True)
-        else:
-            print(text, end="", flush=True)
-        before = kind
-    print(normal if before == "reasoning" else "", file=sys.stderr if before == "reasoning" else sys.stdout)
+    try:
+        for kind, text in conversation.stream(prompt):
+            if kind == "reasoning":
+                print(dim * (before is None) + text, end="", file=sys.stderr, flush=True)
+            else:
+                if before == "reasoning":
+                    print(f"{normal}\n", file=sys.stderr, flush=True)
+                print(text, end="", flush=True)
+            before = kind
+    finally:  # also when the reply is interrupted, or the terminal would stay dim
+        if before:
+            print(normal if before == "reasoning" else "", file=sys.stderr if before == "reasoning" else sys.stdout)
 
 
 if __name__ == "__main__":

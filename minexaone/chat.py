@@ -77,14 +77,15 @@ class Chat:
     def stream(self, text: str):
         """Say something; yields (kind, text) as it comes and sets `reply` at the end.
 
-        Kinds: "reasoning" and "content" come in pieces, "tool_call" and "tool_result" as one JSON text each.
+        Kinds: "reasoning" and "content" come in pieces, "tool_call" and "tool_result" as one JSON text each. A
+        call that was never closed has only its result, an error.
         """
         messages = [*self.messages, {"role": "user", "content": text}]
         turn = Reply()
         for round in range(self.max_rounds + 1):
             prompt = self.tokenizer.apply_chat_template(
                 messages, tools=self.schemas, enable_thinking=self.reasoning, parse_special=self.parse_special)
-            parser = ReplyParser(self.tokenizer, self.reasoning)
+            parser = ReplyParser(self.tokenizer, self.reasoning, self.options.get("stop_ids") or ())
             for id in self.model.stream(prompt, **self.options):
                 yield from parser.push(id)
                 if parser.ended:
@@ -147,8 +148,8 @@ class ReplyParser:
     that calls nothing. `ended` is true once the model has ended its turn; ids after that are ignored.
     """
 
-    def __init__(self, tokenizer, reasoning: bool = False):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer, reasoning: bool = False, stop_ids=()):
+        self._tokenizer, self._ends = tokenizer, {*tokenizer.special_ids, *stop_ids}
         self._think, self._end_think, self._call, self._end_call = map(
             tokenizer.token_to_id, ("<think>", "</think>", "<tool_call>", "</tool_call>"))
         self._texts = {"reasoning": "", "content": "", "tool_call": ""}
@@ -168,7 +169,7 @@ class ReplyParser:
         """
         if self.ended:
             return []
-        if id in self._tokenizer.special_ids:  # [|endofturn|]; a role or another one never belongs to a reply either
+        if id in self._ends:  # [|endofturn|]; a role or another one never belongs to a reply either
             self.ended = True
         elif self._kind == "reasoning":
             if id == self._end_think:

@@ -1,4 +1,4 @@
-"""Reading and checking a published config.json, in all the forms that it has had."""
+"""Reading and checking what comes from outside: config.json, in all its published forms, and generation options."""
 
 from minexaone.files import CheckpointError, read_json
 
@@ -103,3 +103,26 @@ def check_config(config):
     check("eos_token_id", stops and all(type(i) is int and 0 <= i < config.vocab_size for i in stops), "token ids")
     check("tie_word_embeddings", type(config.tie_word_embeddings) is bool, "true or false")
     check("dtype", config.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
+
+
+def check_generation(config, prompts, **options):
+    """Raise `ValueError` for a prompt or a sampling option that cannot be used."""
+    for name, good, expected in (
+            ("max_new_tokens", lambda n: type(n) is int and n >= 1, "a whole number from 1"),
+            ("temperature", lambda t: 0 <= t < float("inf"), "0 (greedy) or more"),
+            ("top_k", lambda k: type(k) is int and k >= 0, "a whole number, 0 for all"),
+            ("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1"),
+            ("presence_penalty", lambda p: -2 <= p <= 2, "between -2 and 2"),
+            ("reasoning_budget", lambda n: n is None or type(n) is int and n >= 0, "a whole number of tokens")):
+        if not good(options[name]):
+            raise ValueError(f"{name} is {options[name]}, expected {expected}")
+    longest = config.max_position_embeddings - 1
+    for prompt in prompts or [()]:
+        if not prompt:
+            raise ValueError("a prompt is empty: it needs at least one token")
+        if len(prompt) > longest:
+            raise ValueError(f"the prompt has {len(prompt)} tokens, at most {longest} fit the context with room for "
+                             "a reply: shorten it")
+        if not all(0 <= token < config.vocab_size for token in prompt):
+            raise ValueError(f"the prompt holds ids outside 0 ... {config.vocab_size - 1}: it was encoded with the "
+                             "tokenizer of another model")

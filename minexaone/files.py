@@ -113,9 +113,14 @@ def weight_files(folder):
                                   "download it again")
     held = {(tensor, name) for name in shards for tensor in _names(folder / name)}
     if wrong := sorted({tensor for tensor, _ in held ^ set(listed.items())}):
-        raise CheckpointError(f"{index} and its shards disagree on where {', '.join(wrong)} is: they are not of one "
+        raise CheckpointError(f"{index} and its shards disagree on where {few(wrong)} is: they are not of one "
                               "checkpoint, download them again")
     return {tensor: folder / name for tensor, name in listed.items()}
+
+
+def few(names):
+    """Some names for a message, and how many more there are."""
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
 def _names(path):

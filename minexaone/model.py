@@ -17,8 +17,17 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, check_config, config_values, read_config
-from minexaone.files import CheckpointError, read_tensor, resolve, weight_files, with_temporary, write_json
+from minexaone.config_json import (
+    DTYPES,
+    LLAMA3,
+    SLIDING,
+    TOKEN_IDS,
+    check_config,
+    check_generation,
+    config_values,
+    read_config,
+)
+from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, with_temporary, write_json
 
 # ---------------------------------------------------------------------------------------------- configuration
 
@@ -143,26 +152,27 @@ BLOCK = 512  # queries per mask: a mask is at most BLOCK × keys, never time × 
 def attention(q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor | None, window: int | None) -> Tensor:
     """Causal grouped-query attention, masked by the tokens' positions alone; returns [B, H, T, D].
 
-    q [B, H, T, D]; k, v [B, KV, K, D], the queries' own tokens last; q_pos [B, T] and k_pos [B, K], or [1, ...] if no
-    row has padding: the tokens' positions, negative for padding and for empty cache slots. Query i sees key j if
-    0 <= j <= i and, with a window, i - window < j. k_pos None: every query sees every key.
+    q [B, H, T, D]; k, v [B, KV, K, D], of which column K - T + t or one before it holds the key of query t;
+    q_pos [B, T] and k_pos [B, K], or [T] and [K] if no row has padding: the tokens' positions, negative for padding
+    and for empty cache slots. Query i sees key j if 0 <= j <= i and, with a window, i - window < j. k_pos None: every
+    query sees every key.
     """
     (B, H, T, D), (KV, K) = q.shape, k.shape[1:3]
-    if T == K and len(q_pos) == 1 and (window is None or T <= window):  # the start of a text: plain causal attention
+    if T == K and q_pos.dim() == 1 and (window is None or T <= window):  # the start of a text: plain causal attention
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     out = []
     for start in range(0, T, BLOCK):
         end = min(start + BLOCK, T)
-        # Leave out keys that no query of the block sees: later ones, and once it is all among new tokens, earlier ones.
+        # Leave out the keys behind the block and, where the whole window is among the new tokens, those before it.
         seen = slice(K - T + start - window + 1 if window and start >= window else 0, K - T + end)
         mask = None
         if k_pos is not None:
-            i, j = q_pos[:, start:end, None], k_pos[:, None, seen]
-            mask = (0 <= j) & (j <= i)  # [B, end - start, keys]
+            i, j = q_pos[..., start:end, None], k_pos[..., None, seen]
+            mask = (0 <= j) & (j <= i)  # [B, end - start, keys], without B if no row has padding
             if window is not None:
                 mask &= i - window < j
             mask |= i < 0  # padding sees everything, since a query that sees nothing would be NaN
-            mask = mask.repeat(1, H // KV, 1)[:, None]
+            mask = mask.view(-1, *mask.shape[-2:]).repeat(1, H // KV, 1)[:, None]
         # The H / KV query heads that share a key head are just more queries of the same keys.
         queries = q[:, :, start:end].reshape(B, KV, -1, D)
         block = F.scaled_dot_product_attention(queries, k[:, :, seen], v[:, :, seen], attn_mask=mask)
@@ -206,7 +216,10 @@ class KVCache:
 
     The token at position p lives in slot p mod size. A global layer's size grows (by doubling, or at once to
     `max_length` tokens). A sliding layer's stops at its window: there a new token takes the slot of the one that
-    has just left the window. The rows of a batch may differ in length.
+    has just left the window. Use it under `torch.inference_mode()`, or it keeps the graph of every step.
+
+    Rows may differ in length. After [a b c d] and [· · e f], with two padding tokens, columns is 4, length is
+    [[4], [2]], the positions are [0 1 2 3] and [-1 -1 0 1], and e lies in slot 0 of its row, as a in slot 0 of its.
     """
 
     def __init__(self, config: Config, max_length: int = 0):
@@ -215,14 +228,14 @@ class KVCache:
         self.keys: list[Tensor | None] = [None] * config.num_hidden_layers  # each [B, KV, size, D]
         self.values: list[Tensor | None] = [None] * config.num_hidden_layers
         self.columns = 0  # tokens fed to each row, with padding
-        self.past = self.length = 0  # tokens in each row, before and with the newest chunk; [B, 1] once rows differ
+        self.past = self.length = 0  # tokens in each row, before and with the newest chunk; [B, 1] once padding came
 
     def extend(self, T: int, mask: Tensor | None, device: torch.device) -> Tensor:
-        """Count T new tokens; return their positions: [1, T], or [B, T] with -1 for padding once rows differ."""
+        """Count T new tokens; return their positions: [T], or [B, T] with -1 for padding once padding came."""
         self.columns, self.past = self.columns + T, self.length
         if mask is None and isinstance(self.past, int):
             self.length = self.past + T
-            return torch.arange(self.past, self.length, device=device)[None]
+            return torch.arange(self.past, self.length, device=device)
         if mask is None:
             mask = torch.ones(len(self.past), T, dtype=torch.long, device=device)
         self.length = self.past + mask.sum(1, keepdim=True)
@@ -238,14 +251,14 @@ class KVCache:
         used = min(self.columns - T if look_first else self.columns, size)
         if not look_first:
             self._store(keys, values, k, v, positions)
-            if T == 1 and len(positions) == 1:
+            if T == 1 and positions.dim() == 1:
                 return keys[:, :, :used], values[:, :, :used], None
-        slots = torch.arange(used, device=k.device)[None]
+        slots = torch.arange(used, device=k.device)
         last = (self.past if look_first else self.length) - 1
         k_pos = last - (last - slots) % size  # the newest position <= last of each slot; negative if it is empty
         if look_first:
             seen = (torch.cat((keys[:, :, :used], k), 2), torch.cat((values[:, :, :used], v), 2),
-                    torch.cat((k_pos.expand(len(positions), -1), positions), 1))
+                    torch.cat((k_pos.expand(*positions.shape[:-1], -1), positions), -1))
             self._store(keys, values, k, v, positions)
             return seen
         return keys[:, :, :used], values[:, :, :used], k_pos
@@ -267,8 +280,8 @@ class KVCache:
     def _store(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, positions: Tensor):
         """Put each token into its slot; of more tokens than slots, the last ones."""
         size = keys.shape[2]
-        if len(positions) == 1:
-            slots = positions[0, -size:] % size
+        if positions.dim() == 1:
+            slots = positions[-size:] % size
             keys.index_copy_(2, slots, k[:, :, -size:])
             values.index_copy_(2, slots, v[:, :, -size:])
         else:
@@ -317,7 +330,9 @@ class Exaone4(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), False)
+        # Not nn.Embedding(...): on the meta device its initialisation imports the compiler, which takes a second.
+        self.embed_tokens = nn.Embedding.from_pretrained(
+            torch.empty(config.vocab_size, config.hidden_size), freeze=False)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None  # tied: the embedding is the head
@@ -337,20 +352,20 @@ class Exaone4(nn.Module):
                 logits_to_keep: int = 0) -> Tensor:
         """Logits [B, T, vocab_size] of the token after each of input_ids [B, T].
 
-        cache: holds the tokens before these, and takes these in. attention_mask [B, T]: 1 for tokens, 0 for padding,
-        which may stand left or right of a row's tokens (its logits mean nothing).
+        cache: holds the tokens before these, and takes these in. attention_mask [B, T], for these tokens alone: 1, or
+        0 for padding, which may stand left or right of a row's tokens. The logits of padding mean nothing.
         logits_to_keep: compute only the last n columns; 0 means all.
         """
         if attention_mask is not None:
             attention_mask = attention_mask.long()
-            if attention_mask.shape != input_ids.shape or (attention_mask.diff() != 0).sum(1).gt(2).any():
+            if attention_mask.shape != input_ids.shape or (F.pad(attention_mask, (1, 0)).diff() > 0).sum(1).gt(1).any():
                 raise ValueError("attention_mask must have the shape of input_ids and one run of ones in each row")
             attention_mask = None if attention_mask.all() else attention_mask
         positions = (KVCache(self.config) if cache is None else cache).extend(
             input_ids.shape[1], attention_mask, input_ids.device)
         x = self.embed_tokens(input_ids)  # [B, T, hidden_size]
         self.frequencies = self.frequencies.to(x.device)
-        angles = positions[:, None, :, None] * self.frequencies  # [B, 1, T, D / 2], float32
+        angles = positions.view(-1, 1, input_ids.shape[1], 1) * self.frequencies  # [B or 1, 1, T, D / 2], float32
         rope = angles.cos().type_as(x), angles.sin().type_as(x)
         for layer in self.layers:
             x = layer(x, rope, positions, cache)
@@ -379,8 +394,8 @@ class Exaone4(nn.Module):
         files = weight_files(folder)
         if files.keys() != shapes.keys():
             missing, extra = sorted(shapes.keys() - files.keys()), sorted(files.keys() - shapes.keys())
-            raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {missing or 'none'}, not in "
-                                  f"the model {extra or 'none'}: they are not of one checkpoint, download both again")
+            raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {few(missing)}; not in the "
+                                  f"model: {few(extra)}: they are not of one checkpoint, download both again")
         # One tensor at a time goes straight to its device and dtype, so that the weights are never held twice.
         state = {}
         for key, tensor in model.state_dict().items():
@@ -402,9 +417,9 @@ class Exaone4(nn.Module):
     def generate(self, prompts: Sequence[int] | Sequence[Sequence[int]], **options) -> list[int] | list[list[int]]:
         """The new ids of one prompt, or of each in a batch of unequal lengths; options as in `stream`.
 
-        Every row is what it would be alone; with a seed, row n draws as `stream(..., seed=seed + n)` does.
+        Every row is what it would be alone, up to rounding; with a seed, row n draws as `stream(..., seed=seed + n)`.
         """
-        prompts = prompts.tolist() if isinstance(prompts, Tensor) else prompts
+        prompts = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # tensors and arrays
         single = len(prompts) > 0 and isinstance(prompts[0], int)
         steps = list(self._steps([prompts] if single else prompts, **options))
         rows = [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
@@ -418,6 +433,7 @@ class Exaone4(nn.Module):
         from the logit of every id already generated (0). seed: an integer makes the draws repeatable (None).
         stop_ids: end after one of these (the checkpoint's). reasoning_budget: after so many ids without
         `think_end_id`, `close_ids` are written, which close the thinking, and the answer follows (None: no limit).
+        Raises ValueError for a prompt or an option that cannot be used.
         The sampling options are as vLLM and the OpenAI API define them.
         """
         for (token,) in self._steps([prompt], **options):
@@ -427,13 +443,15 @@ class Exaone4(nn.Module):
     def _steps(self, prompts, max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, presence_penalty=0.0, seed=None,
                stop_ids=None, reasoning_budget=None, think_end_id=None, close_ids=()) -> Iterator[list[int | None]]:
         """Yield one id for each row, None for rows that have ended."""
-        check_options(self.config, prompts, max_new_tokens, temperature, top_k, top_p, presence_penalty,
-                      reasoning_budget)
+        check_generation(self.config, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+                         top_p=top_p, presence_penalty=presence_penalty, reasoning_budget=reasoning_budget)
+        if reasoning_budget is not None and (think_end_id is None or not close_ids):
+            raise ValueError("reasoning_budget needs think_end_id and close_ids: the ids that end the thinking")
         B, width, V = len(prompts), max(map(len, prompts)), self.config.vocab_size
         room = [min(max_new_tokens, self.config.max_position_embeddings - len(prompt)) for prompt in prompts]
         stop_ids = set(self.config.stop_ids if stop_ids is None else stop_ids)
         # One uniform number per row and step decides each draw, the same on every device and for every batch.
-        seed = torch.seed() % 2**62 if seed is None else seed
+        seed = torch.Generator().seed() % 2**62 if seed is None else seed
         draws = torch.stack([torch.rand(max(room), generator=torch.Generator().manual_seed(seed + row))
                              for row in range(B)]).to(self.device)
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
@@ -478,26 +496,6 @@ def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top
     cumulative = probs.cumsum(-1)
     chosen = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
     return ids.gather(1, chosen.clamp(max=probs.count_nonzero(-1)[:, None] - 1))[:, 0]
-
-
-def check_options(config, prompts, max_new_tokens, temperature, top_k, top_p, presence_penalty, reasoning_budget):
-    """Raise ValueError for a prompt or a sampling option that cannot be used."""
-    for name, value, good, expected in (
-            ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-            ("temperature", temperature, 0 <= temperature < math.inf, "0 (greedy) or more"),
-            ("top_k", top_k, top_k >= 0, "0 (all) or more"),
-            ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-            ("presence_penalty", presence_penalty, -2 <= presence_penalty <= 2, "between -2 and 2"),
-            ("reasoning_budget", reasoning_budget, (reasoning_budget or 0) >= 0, "0 tokens or more")):
-        if not good:
-            raise ValueError(f"{name} is {value}, expected {expected}")
-    for prompt in prompts:
-        if not 0 < len(prompt) < config.max_position_embeddings:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, expected 1 to "
-                             f"{config.max_position_embeddings - 1}, the model's context less a reply: shorten it")
-        if not all(0 <= token < config.vocab_size for token in prompt):
-            raise ValueError(f"the prompt holds ids outside 0 ... {config.vocab_size - 1}: "
-                             "it was encoded with the tokenizer of another model")
 
 
 # -------------------------------------------------------------------------------------------------- utilities

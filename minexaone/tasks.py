@@ -219,6 +219,7 @@ def relation(a, b) -> str:
 
 
 def compare_thought(rng, language, a, b):
+    """Signs first, then whole parts, then digit by digit."""
     lines = [say(rng, language, "compare.goal", a=a, b=b)]
     if a[0] == "-" and b[0] == "-":
         lines += [say(rng, language, "compare.both"), *align(rng, language, a[1:], b[1:]), relation(a[1:], b[1:]) + "."]
@@ -336,10 +337,12 @@ def dice_report(rng, language, results):
 
 
 def sides(rng):
+    """How many sides a die has."""
     return rng.choice((4, 6, 6, 6, 8, 10, 12, 20, 100, rng.randint(2, 100), rng.randint(2, 100), rng.randint(2, 100)))
 
 
 def dice_request(rng, language, n, count):
+    """The question for `count` rolls of a die with n sides."""
     if count == 1 and rng.random() < 0.6:
         return ask(rng, language, "dice.once", n=n)
     times = PHRASES["times" if rng.random() < 0.75 else "times.digit"][language][count - 1]
@@ -414,6 +417,7 @@ def identifier(rng):
 
 
 def property_(rng, kind):
+    """A parameter's schema, with or without a description."""
     described = {"description": " ".join(rng.sample(WORDS, 2))} if rng.random() < 0.4 else {}
     return {"type": "int" if kind == "integer" and rng.random() < 0.2 else kind, **described}
 
@@ -430,22 +434,27 @@ def schema(name, description, properties, rng=None, required=None):
 
 
 def user(text):
+    """A user's message."""
     return {"role": "user", "content": text}
 
 
 def assistant(text, calls=()):
+    """An assistant's message."""
     return {"role": "assistant", "content": text} | ({"tool_calls": list(calls)} if calls else {})
 
 
 def tool(result):
+    """The message that hands a result back."""
     return {"role": "tool", "content": result}
 
 
 def function_call(name, arguments):
+    """One of an assistant message's tool_calls."""
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def turn(task, language, question, reply, thought, expected, past=(), tools=(), key="", calls=()):
+    """The example that leads from a question (None: from a result at the end of `past`) to a reply."""
     messages = [*past] + ([user(question)] if question is not None else [])
     return Example(task, language, messages, assistant(reply, calls) | {"reasoning_content": thought}, expected, key,
                    list(tools))

@@ -89,7 +89,7 @@ class Tokenizer:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{config_file} does not fit {file.name} ({error}): download both again") from error
-        probe = " a\tb  é\n한글 🚀"
+        probe = " aA\tb  é e\u0301 Ａ\n한글 🚀"  # a normalizer would change it
         if tokenizer.decode(tokenizer.encode(probe)) != probe:
             raise CheckpointError(f"{file} is not a byte-level BPE without prefix space: it is no EXAONE 4.0 tokenizer")
         return tokenizer
@@ -205,16 +205,19 @@ class Tokenizer:
         raise ValueError(f"messages and tools must be plain JSON values, not {type(value).__name__}")
 
     def _render(self, **variables):
+        advice = "repair it, or remove it to use this project's own"
         try:
-            if self._compiled is None:
-                self._compiled = _sandbox().from_string(self._template)
+            self._compiled = self._compiled or _sandbox().from_string(self._template)
+        except Exception as error:
+            raise CheckpointError(f"{self._template_file} is not a usable chat template ({error}): {advice}") from error
+        try:
             return self._compiled.render(variables)
         except _Refused as error:
             raise ValueError(f"the chat template refuses this conversation: {error}") from None
         except Exception as error:
-            raise CheckpointError(
-                f"{self._template_file} is not a usable chat template ({type(error).__name__}: {error}): repair it, or "
-                "remove it to use this project's own") from error
+            raise CheckpointError(f"{self._template_file} is not a usable chat template for this conversation "
+                                  f"({type(error).__name__}: {error}): if the messages have the usual form, {advice}"
+                                  ) from error
 
 
 class StreamDecoder:

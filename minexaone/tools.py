@@ -130,9 +130,21 @@ def _fits(value, schema):
 def call_function(function, arguments):
     """Call with JSON arguments. JSON knows no Enum: the function gets the member whose value the model wrote."""
     hints = get_type_hints(function)
-    return function(**{
-        name: hints[name](value) if isinstance(hints[name], type) and issubclass(hints[name], Enum) else value
-        for name, value in arguments.items()})
+    return function(**{name: _from_json(value, hints[name]) for name, value in arguments.items()})
+
+
+def _from_json(value, hint):
+    """A JSON value that fits the schema of `hint`, with the members of Enums for their values."""
+    origin, args = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    if origin is list:
+        return [_from_json(item, args[0]) for item in value]
+    if origin is dict:
+        return {key: _from_json(item, args[1]) for key, item in value.items()}
+    if origin in (Union, types.UnionType) and value is not None:
+        return _from_json(value, next(arg for arg in args if arg is not type(None) and _fits(value, _type_schema(arg))))
+    return value
 
 
 def checked_json(text):

@@ -150,6 +150,7 @@ class Steps(Dataset):
 
 
 def collate(rows):
+    """(ids, weights) of rows of about one length, padded on the right."""
     # A multiple of 8 (and one, since inputs and targets are shifted) suits the attention kernels.
     width = math.ceil((max(len(p) + len(r) for p, r in rows) - 1) / 8) * 8 + 1
     ids, weights = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width - 1)
@@ -164,6 +165,7 @@ def collate(rows):
 
 
 def build(preset: Preset, tokenizer: Tokenizer) -> Exaone4:
+    """An untrained model of the preset's size."""
     layers = ["full_attention" if i % 4 == 3 else "sliding_attention" for i in range(preset.layers)]
     model = Exaone4(Config(
         vocab_size=tokenizer.vocab_size, hidden_size=preset.hidden_size, intermediate_size=preset.intermediate_size,

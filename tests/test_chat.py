@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minexaone.chat import Chat, Reply, ReplyParser, ToolCall, tool_schema
-from minexaone.tools import argument_error
+from minexaone.tools import argument_error, call_function
 
 CHATS = {case["name"]: case for case in json.loads(
     (Path(__file__).parent / "golden" / "chat.json").read_text(encoding="utf-8"))}
@@ -451,3 +451,15 @@ def test_hostile_text_stays_text_unless_asked_for(toy_tokenizer, parse_special):
     systems = [ids.count(toy_tokenizer.token_to_id("[|system|]")) for ids in model.prompt_ids]
     assert systems == ([2, 3] if parse_special else [1, 1])
     assert model.prompts[1].count("ignore all rules") == 2
+
+
+def test_enums_arrive_as_members_however_deep():
+    def convert(one: Unit | None, many: list[Unit], named: dict[str, Unit], either: int | list[Unit]):
+        """Convert units."""
+        return one, many, named, either
+
+    values = {"one": "C", "many": ["F", "C"], "named": {"a": "F"}, "either": ["C"]}
+    assert argument_error(values, tool_schema(convert)["function"]["parameters"]) is None
+    c, f = Unit.CELSIUS, Unit.FAHRENHEIT
+    assert call_function(convert, values) == (c, [f, c], {"a": f}, [c])
+    assert call_function(convert, values | {"one": None, "either": 3}) == (None, [f, c], {"a": f}, 3)

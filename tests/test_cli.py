@@ -57,7 +57,8 @@ def test_info_of_the_shipped_model_and_of_published_shapes(capsys, tmp_path):
     (["--temperature", "-1", "--device", "cpu", "hi"], "temperature is -1"),
     (["--dtype", "int4", "hi"], "dtype is 'int4'"), (["--device", "abacus", "hi"], "abacus"),
     (["--device", "cpu", ""], "prompt"), (["--budget", "-1", "--reasoning", "hi"], "budget"),
-    (["info", "--context", "-5"], "--context is -5")])
+    (["info", "--context", "-5"], "--context is -5"), (["info", "--context", "0"], "--context is 0"),
+    (["--device", "cpu", "chat"], "the command comes first")])
 def test_errors_are_one_line_and_a_status(capsys, argv, words):
     assert main(argv) == 1
     shown = capsys.readouterr()

@@ -86,13 +86,13 @@ def test_cached_equals_uncached(name, prefill):
     assert_close(torch.cat(parts, 1), whole)
 
 
+@pytest.mark.parametrize("lengths", [[3 * W + 3, 2, W + 1, 1, 600], [W + 5]])  # several rows, and one that is padded
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", SHAPES)
 @torch.inference_mode()
-def test_unequal_rows_equal_each_alone(name, side):
+def test_unequal_rows_equal_each_alone(name, side, lengths):
     model, _ = pair(name)
-    lengths, new = [3 * W + 3, 2, W + 1, 1, 600], 2 * W
-    width = max(lengths)
+    new, width = 2 * W, max(max(lengths), 3 * W)
     ids, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width)
     place = [slice(width - n, width) if side == "left" else slice(0, n) for n in lengths]
     texts = [tokens(n + new, seed=n) for n in lengths]
@@ -108,6 +108,15 @@ def test_unequal_rows_equal_each_alone(name, side):
         assert_close(logits[row, place[row]], alone[:n])
         assert_close(torch.cat(pieces, 1)[row, place[row]], alone[:n])
         assert_close(torch.cat(steps, 1)[row], alone[n:])
+
+
+def test_masks_with_holes_are_refused():
+    model, _ = pair("32B-like")
+    for row in ([1, 0, 1, 1], [0, 1, 0, 1], [1, 1, 0]):
+        with pytest.raises(ValueError, match="one run of ones"):
+            model(tokens(2, 4), attention_mask=torch.tensor([[1] * len(row), row]))
+    for row in ([0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]):
+        assert model(tokens(2, 4), attention_mask=torch.tensor([[1] * 4, row])).isfinite().all()
 
 
 @torch.inference_mode()
