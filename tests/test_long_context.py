@@ -43,9 +43,9 @@ def test_scores_of_65536_tokens_are_never_held():
     measured = json.loads(run.stdout)
     print(measured)
     assert measured["difference"] < 1e-4
-    # All scores of one head would be 17 GB in float32. Activations of this model are 65,536 × 16 × 4 = 4 MB apiece,
-    # the largest mask is 512 queries × 65,536 keys, 34 MB as booleans and 134 MB as the floats added to scores; the rest
-    # is what the allocator keeps of freed blocks (measured: 45 MB at once, 370 to 620 MB in chunks).
+    # All scores of one head would be 17 GB in float32. Activations of this model are 65,536 × 16 × 4 = 4 MB apiece;
+    # the largest mask is 512 queries × 65,536 keys, 34 MB as booleans and 134 MB as the floats added to scores; the
+    # rest is what the allocator keeps of freed blocks (measured: 45 MB at once, 370 to 620 MB in chunks).
     assert measured["at_once"] < 200e6 and measured["chunked"] < 1e9
     assert measured["cache"] == 2 * 8 * 4 * (LENGTH + WINDOW)
 
