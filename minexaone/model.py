@@ -171,7 +171,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor | No
             mask = (0 <= j) & (j <= i)  # [B, end - start, keys], without B if no row has padding
             if window is not None:
                 mask &= i - window < j
-            mask |= i < 0  # padding sees everything, since a query that sees nothing would be NaN
+            mask |= i < 0  # padding sees everything: some kernels return NaN for a query that sees nothing
             mask = mask.view(-1, *mask.shape[-2:]).repeat(1, H // KV, 1)[:, None]
         # The H / KV query heads that share a key head are just more queries of the same keys.
         queries = q[:, :, start:end].reshape(B, KV, -1, D)
