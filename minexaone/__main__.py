@@ -155,16 +155,18 @@ def print_reply(conversation, prompt):
     before = None
     try:
         for kind, text in conversation.stream(prompt):
-            if kind == "reasoning":
-                print(dim * (before is None) + text, end="", file=sys.stderr, flush=True)
-            else:
-                if before == "reasoning":
-                    print(f"{normal}\n", file=sys.stderr, flush=True)
+            if before not in (None, kind):
+                print(normal, file=sys.stdout if before == "content" else sys.stderr, flush=True)
+            if kind == "content":
                 print(text, end="", flush=True)
+            else:  # thinking, and calls of tools that there are none of here
+                print(dim * (kind != before) + text, end="", file=sys.stderr, flush=True)
             before = kind
     finally:  # also when the reply is interrupted, or the terminal would stay dim
         if before:
-            print(normal if before == "reasoning" else "", file=sys.stderr if before == "reasoning" else sys.stdout)
+            print(normal if before != "content" else "", file=sys.stdout if before == "content" else sys.stderr)
+    if conversation.reply.finish_reason == "length":
+        print("minexaone: the reply was cut off at --max-new-tokens or the end of the context", file=sys.stderr)
 
 
 if __name__ == "__main__":

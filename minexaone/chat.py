@@ -63,8 +63,8 @@ class Chat:
         if reasoning and reasoning_budget is not None:
             self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.token_to_id("</think>"),
                              "close_ids": tokenizer.encode("\n</think>\n\n")}
-        self.schemas = [tool_schema(function) for function in tools]
-        self.tools = {function.__name__: function for function in tools}
+        self.schemas = [tool_schema(function) for function in tools or ()]
+        self.tools = {function.__name__: function for function in tools or ()}
         if len(self.tools) < len(self.schemas):
             raise ValueError("two tools have the same name: rename one")
 

@@ -123,6 +123,8 @@ def check_generation(config, prompts, **options):
         if len(prompt) > longest:
             raise ValueError(f"the prompt has {len(prompt)} tokens, at most {longest} fit the context with room for "
                              "a reply: shorten it")
+        if not all(type(token) is int for token in prompt):
+            raise ValueError("the prompt must be token ids: encode text with the tokenizer first")
         if not all(0 <= token < config.vocab_size for token in prompt):
             raise ValueError(f"the prompt holds ids outside 0 ... {config.vocab_size - 1}: it was encoded with the "
                              "tokenizer of another model")

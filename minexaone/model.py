@@ -2,7 +2,7 @@
 
 The architecture of LG AI Research's "EXAONE 4.0" report (arXiv:2507.11407), section 2.1: grouped-query attention
 with per-head QK-norm, norms on the output of each block instead of its input, SwiGLU, and (32B) three
-sliding-window layers for every global one. The sections follow the order in which the notebooks teach them.
+sliding-window layers for every global one. The sections follow the order in which they are best learnt.
 
 Shapes in comments: B batch, T new tokens, K keys, H query heads, KV key/value heads, D head size.
 """
@@ -503,9 +503,10 @@ def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """The one place that chooses: CUDA if there is one, else Apple's MPS, else the CPU."""
-    if str(device) != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if (kind := str(device).split(":")[0]) not in ["auto", *here]:
+        raise ValueError(f"device is {str(device)!r}, but PyTorch sees only {', '.join(here)} here")
+    return torch.device(here[0] if kind == "auto" else device)
 
 
 def published_name(key: str) -> str:

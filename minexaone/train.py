@@ -324,9 +324,14 @@ is held out only in its wording, since an unseen fact cannot be known. Intervals
 def run(out: Path, preset_name="tiny", steps=None, device="auto", seed=0, workers=None) -> dict:
     """Train and write the checkpoint with its report into `out`, which is replaced at the very end, as a whole."""
     preset = PRESETS[preset_name]
-    if steps:
+    if steps is not None:
         preset = Preset(**vars(preset) | {"steps": steps})
+    if preset.steps < 2:
+        raise ValueError(f"--steps is {steps}, expected at least 2")
     device, out = pick_device(device), Path(out).resolve()
+    if out.exists() and not (out / "training_report.json").is_file() and (out.is_file() or any(out.iterdir())):
+        raise ValueError(f"{out} holds other files than a model trained by this command, and would be replaced: name "
+                         "another folder")
     workers = max(0, (os.cpu_count() or 1) - 1) if workers is None else workers
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision("high")
@@ -368,7 +373,7 @@ def score(folder: Path, device="auto") -> dict:
 def main():
     """Train, then evaluate."""
     parser = argparse.ArgumentParser(description="Train the shipped model from scratch.")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write (an older one is replaced)")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write (an older model there is replaced)")
     parser.add_argument("--evaluate", action="store_true", help="only evaluate the model that is in the folder")
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the model and of the run")
     parser.add_argument("--steps", type=int, help="number of steps, instead of the preset's")
@@ -376,9 +381,13 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes that draw data (default: all cores but one)")
     args = parser.parse_args()
-    if not args.evaluate:
-        run(args.out, args.preset, args.steps, args.device, args.seed, args.workers)
-    for r in score(args.out, args.device)["scores"]:
+    try:
+        if not args.evaluate:
+            run(args.out, args.preset, args.steps, args.device, args.seed, args.workers)
+        scores = score(args.out, args.device)["scores"]
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"minexaone.train: {error}\n")
+    for r in scores:
         mode = "reasoning" if r["reasoning"] else "non-reasoning"
         print(f"{r['task']:17} {r['language']} {mode:13} {r['correct']:4}/{r['total']:<4}"
               f" {r['low']:.3f} to {r['high']:.3f}")

@@ -134,7 +134,7 @@ def test_unusable_options_are_named(model, options, words):
 
 
 @pytest.mark.parametrize("prompt, words", [([], "is empty"), ([3] * 200, "200 tokens"), ([3, 40], "another model"),
-                                           ([-1], "another model")])
+                                           ([-1], "another model"), ("text", "encode text"), (["a"], "encode text")])
 def test_unusable_prompts_are_named(model, prompt, words):
     with pytest.raises(ValueError, match=words):
         model.generate([[3], prompt])

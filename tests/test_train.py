@@ -55,10 +55,28 @@ def test_a_failed_run_leaves_the_old_model(tmp_path, monkeypatch):
     old = tmp_path / "model"
     old.mkdir()
     (old / "config.json").write_text("old")
+    (old / "training_report.json").write_text("{}")
     monkeypatch.setattr(train, "train_tokenizer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(old, "smoke", device="cpu", workers=0)
     assert [path.name for path in tmp_path.iterdir()] == ["model"] and (old / "config.json").read_text() == "old"
+
+
+def test_a_folder_with_other_files_is_never_replaced(tmp_path, capsys, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="name another folder"):
+        run(tmp_path, "smoke", device="cpu", workers=0)
+    monkeypatch.setattr("sys.argv", ["train", "--preset", "smoke", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("steps", [-3, 0, 1])
+def test_too_few_steps_are_refused(tmp_path, steps):
+    with pytest.raises(ValueError, match="at least 2"):
+        run(tmp_path / "model", "smoke", steps=steps, device="cpu", workers=0)
 
 
 def test_report_has_every_cell(smoke):
