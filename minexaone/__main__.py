@@ -156,7 +156,7 @@ def print_reply(conversation, prompt):
     try:
         for kind, text in conversation.stream(prompt):
             if before not in (None, kind):
-                print(normal, file=sys.stdout if before == "content" else sys.stderr, flush=True)
+                print("" if before == "content" else normal, file=sys.stdout if before == "content" else sys.stderr)
             if kind == "content":
                 print(text, end="", flush=True)
             else:  # thinking, and calls of tools that there are none of here

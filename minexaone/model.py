@@ -17,16 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minexaone.config_json import (
-    DTYPES,
-    LLAMA3,
-    SLIDING,
-    TOKEN_IDS,
-    check_config,
-    check_generation,
-    config_values,
-    read_config,
-)
+from minexaone.checks import check_config, check_generation
+from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config
 from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, with_temporary, write_json
 
 # ---------------------------------------------------------------------------------------------- configuration
@@ -383,11 +375,12 @@ class Exaone4(nn.Module):
         None is the model shipped in assets/. dtype: "auto" is the checkpoint's own. device: see `pick_device`.
         Raises `CheckpointError` unless every tensor is used, every parameter filled and every shape right.
         """
-        folder, device = resolve(source, revision), pick_device(device)
-        config = Config.from_dict(read_config(folder))
-        name = config.dtype if dtype == "auto" else str(dtype).removeprefix("torch.")
-        if name not in DTYPES:
+        device, name = pick_device(device), str(dtype).removeprefix("torch.")
+        if name not in ("auto", *DTYPES):  # known before a long download
             raise ValueError(f"dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}")
+        folder = resolve(source, revision)
+        config = Config.from_dict(read_config(folder))
+        name = config.dtype if name == "auto" else name
         with torch.device("meta"):  # shapes without memory
             model = cls(replace(config, dtype=name))
         shapes = {published_name(key): tensor.shape for key, tensor in model.state_dict().items()}
@@ -444,7 +437,7 @@ class Exaone4(nn.Module):
                stop_ids=None, reasoning_budget=None, think_end_id=None, close_ids=()) -> Iterator[list[int | None]]:
         """Yield one id for each row, None for rows that have ended."""
         check_generation(self.config, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                         top_p=top_p, presence_penalty=presence_penalty, reasoning_budget=reasoning_budget)
+                         top_p=top_p, presence_penalty=presence_penalty, seed=seed, reasoning_budget=reasoning_budget)
         if reasoning_budget is not None and (think_end_id is None or not close_ids):
             raise ValueError("reasoning_budget needs think_end_id and close_ids: the ids that end the thinking")
         B, width, V = len(prompts), max(map(len, prompts)), self.config.vocab_size
@@ -505,7 +498,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     """The one place that chooses: CUDA if there is one, else Apple's MPS, else the CPU."""
     here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if (kind := str(device).split(":")[0]) not in ["auto", *here]:
-        raise ValueError(f"device is {str(device)!r}, but PyTorch sees only {', '.join(here)} here")
+        raise ValueError(f"device is {str(device)!r}, but PyTorch sees only {', '.join(here)} here: use that or auto")
     return torch.device(here[0] if kind == "auto" else device)
 
 

@@ -252,13 +252,6 @@ sum.+
       {a}+{b}? | {a} 더하기 {b}은/는 얼마예요? | {a}에 {b}을/를 더하면? | {a}과/와 {b}의 합은?
   es: ¿Cuánto es {a} + {b}? | {a}+{b} | {a} + {b} = ? | ¿Cuánto es {a} más {b}? | Suma {a} y {b}. | ¿{a}+{b}?
       | Calcula {a} + {b}. | ¿Y {a}+{b}? | ¿Cuál es la suma de {a} y {b}?
-add
-  en: What is {a} + {b}? | {a}+{b} | {a} + {b} = ? | How much is {a} plus {b}? | Add {a} and {b}. | What's {a}
-      plus {b}? | {a}+{b}? | Calculate {a} + {b}. | and {a}+{b}? | What is the sum of {a} and {b}?
-  ko: {a} + {b}은/는 뭐야? | {a}+{b} | {a} 더하기 {b}은/는? | {a} + {b} = ? | {a}과/와 {b}을/를 더해 줘 |
-      {a}+{b}? | {a} 더하기 {b}은/는 얼마예요? | {a}에 {b}을/를 더하면? | {a}과/와 {b}의 합은?
-  es: ¿Cuánto es {a} + {b}? | {a}+{b} | {a} + {b} = ? | ¿Cuánto es {a} más {b}? | Suma {a} y {b}. | ¿{a}+{b}?
-      | Calcula {a} + {b}. | ¿Y {a}+{b}? | ¿Cuál es la suma de {a} y {b}?
 sum.-
   en: What is {a} - {b}? | {a}-{b} | {a} - {b} = ? | How much is {a} minus {b}? | Subtract {b} from {a}. |
       {a}-{b}? | Calculate {a} - {b}.
@@ -543,3 +536,4 @@ def _parse(table):
 
 
 PHRASES = _parse(TABLE)
+PHRASES["add"] = PHRASES["sum.+"]  # an adding tool is asked for in the words of a sum

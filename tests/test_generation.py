@@ -127,7 +127,7 @@ def test_reasoning_budget_closes_the_thinking_and_lets_the_answer_follow(model, 
     (dict(top_p=0), "top_p is 0"), (dict(top_p=1.1), "top_p is 1.1"), (dict(top_k=-3), "top_k is -3"),
     (dict(presence_penalty=2.5), "presence_penalty is 2.5"), (dict(max_new_tokens=0), "max_new_tokens is 0"),
     (dict(max_new_tokens=1.5), "max_new_tokens is 1.5"), (dict(reasoning_budget=-1), "reasoning_budget is -1"),
-    (dict(reasoning_budget=3), "needs think_end_id")])
+    (dict(seed=-1), "seed is -1"), (dict(seed=10**30), "seed is 1"), (dict(reasoning_budget=3), "needs think_end_id")])
 def test_unusable_options_are_named(model, options, words):
     with pytest.raises(ValueError, match=words):
         model.generate([3, 4], **options)

@@ -1,0 +1,70 @@
+"""The checks of a model's configuration and of generation options, with errors that say what is wrong."""
+
+from minexaone.config_json import DTYPES, GLOBAL, LLAMA3, MOST_LAYERS, SIZES, SLIDING
+from minexaone.files import CheckpointError
+
+MOST = 2**20  # bounds every size, so that a mistake in config.json cannot fill the memory
+
+
+def check_config(config):
+    """Raise `CheckpointError`, naming the key, its value and what was expected, unless a model can be built so."""
+    def check(key, good, expected):
+        if not good:
+            raise CheckpointError(f"config.json: {key} is {getattr(config, key)!r}, expected {expected}")
+
+    def count(value, most=MOST):
+        return type(value) is int and 0 < value <= most
+
+    def positive(value):
+        return type(value) in (int, float) and 1e-12 <= value <= 1e12
+
+    for key in SIZES:
+        check(key, count(getattr(config, key)), f"an integer from 1 to {MOST}")
+    check("num_hidden_layers", count(config.num_hidden_layers, MOST_LAYERS), f"at most {MOST_LAYERS}")
+    for key in ("rope_theta", "rms_norm_eps", "initializer_range"):
+        check(key, positive(getattr(config, key)), "a positive number")
+    check("sliding_window", config.sliding_window is None or count(config.sliding_window), f"null or 1 to {MOST}")
+    check("num_attention_heads", config.num_attention_heads % config.num_key_value_heads == 0,
+          f"a multiple of num_key_value_heads = {config.num_key_value_heads}")
+    check("head_dim", config.head_dim % 2 == 0, "an even number, because RoPE rotates pairs")
+    check("layer_types", isinstance(config.layer_types, list) and len(config.layer_types) == config.num_hidden_layers
+          and all(kind in (SLIDING, GLOBAL) for kind in config.layer_types),
+          f"a list of {SLIDING!r} or {GLOBAL!r} for each of num_hidden_layers = {config.num_hidden_layers}")
+    scaling = config.rope_scaling
+    check("rope_scaling", scaling is None or isinstance(scaling, dict) and scaling.get("rope_type") == "llama3"
+          and all(positive(scaling.get(key)) for key in LLAMA3)
+          and scaling["low_freq_factor"] < scaling["high_freq_factor"],
+          f"null, or rope_type llama3 with positive {', '.join(LLAMA3)}, low below high")
+    for key in ("bos_token_id", "pad_token_id"):
+        value = getattr(config, key)
+        check(key, value is None or type(value) is int and 0 <= value < config.vocab_size, "a token id or null")
+    stops = config.stop_ids
+    check("eos_token_id", stops and all(type(i) is int and 0 <= i < config.vocab_size for i in stops), "token ids")
+    check("tie_word_embeddings", type(config.tie_word_embeddings) is bool, "true or false")
+    check("dtype", config.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
+
+
+def check_generation(config, prompts, **options):
+    """Raise `ValueError` for a prompt or a sampling option that cannot be used."""
+    for name, good, expected in (
+            ("max_new_tokens", lambda n: type(n) is int and n >= 1, "a whole number from 1"),
+            ("temperature", lambda t: 0 <= t < float("inf"), "0 (greedy) or more"),
+            ("top_k", lambda k: type(k) is int and k >= 0, "a whole number, 0 for all"),
+            ("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1"),
+            ("presence_penalty", lambda p: -2 <= p <= 2, "between -2 and 2"),
+            ("seed", lambda n: n is None or type(n) is int and 0 <= n < 2**62, "a whole number below 2**62, or None"),
+            ("reasoning_budget", lambda n: n is None or type(n) is int and n >= 0, "a whole number of tokens")):
+        if not good(options[name]):
+            raise ValueError(f"{name} is {options[name]}, expected {expected}")
+    longest = config.max_position_embeddings - 1
+    for prompt in prompts or [()]:
+        if not prompt:
+            raise ValueError("a prompt is empty: it needs at least one token")
+        if len(prompt) > longest:
+            raise ValueError(f"the prompt has {len(prompt)} tokens, at most {longest} fit the context with room for "
+                             "a reply: shorten it")
+        if not all(type(token) is int for token in prompt):
+            raise ValueError("the prompt must be token ids: encode text with the tokenizer first")
+        if not all(0 <= token < config.vocab_size for token in prompt):
+            raise ValueError(f"the prompt holds ids outside 0 ... {config.vocab_size - 1}: it was encoded with the "
+                             "tokenizer of another model")
