@@ -1,8 +1,9 @@
-"""The command line: `python -m minexaone "prompt"`, `… chat`, `… info MODEL`."""
+"""The command line: `python -m minexaone "prompt"`, `… chat`, `… info MODEL`, `… bench MODEL`."""
 
 import argparse
 import contextlib
 import sys
+import time
 
 PROGRAM = "python -m minexaone"
 
@@ -10,7 +11,7 @@ PROGRAM = "python -m minexaone"
 def main(argv=None):
     """Run one command; return the exit status (0 done, 1 failed, 130 interrupted). Wrong usage exits with 2."""
     argv = sys.argv[1:] if argv is None else argv
-    command = {"chat": chat, "info": info}.get(argv[0] if argv else None, ask)
+    command = {"chat": chat, "info": info, "bench": bench}.get(argv[0] if argv else None, ask)
     try:
         command(argv[command is not ask:])
     except KeyboardInterrupt:
@@ -28,13 +29,14 @@ def ask(argv):
     """Answer one prompt."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
-                                            "describes a model; each has its own --help.")
+                                            f'describes a model, "{PROGRAM} bench" measures its speed; each has its '
+                                            "own --help.")
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise ValueError("the prompt is empty: write a question")
-    if options.prompt in ("chat", "info") and len(argv) > 1:
+    if options.prompt in ("chat", "info", "bench") and len(argv) > 1:
         raise ValueError(f"the command comes first: {PROGRAM} {options.prompt} --device cpu, say")
     print_reply(load_chat(options), prompt)
 
@@ -110,6 +112,13 @@ def info(argv):
         print(f"{name:12} {value}")
 
 
+def bench(argv):
+    """Measure the speed of a model on this machine."""
+    from minexaone.bench import main
+
+    main(argv)
+
+
 def size(count):
     """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -124,6 +133,9 @@ def add_options(parser):
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto: as stored (auto)")
+    parser.add_argument("--fast", action="store_true", help="compile first, seconds on CUDA and about half a minute "
+                        "on a CPU (less the next time); then every token comes sooner")
+    parser.add_argument("--int8", action="store_true", help="round the weights to 8 bits: half the memory of bfloat16")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--reasoning", action="store_true", help="think before answering; the thinking goes to stderr")
     parser.add_argument("--budget", type=int, metavar="N", help="close the thinking after N tokens (no limit)")
@@ -140,10 +152,18 @@ def add_options(parser):
 def load_chat(options):
     """A conversation with the model that the options name."""
     # Imported here, so that --help and wrong usage answer at once.
-    from minexaone import Chat, Exaone4, Tokenizer
+    from minexaone import Chat, Exaone4, Tokenizer, speed_up
 
     tokenizer = Tokenizer.from_pretrained(options.model, options.revision)
     model = Exaone4.from_pretrained(options.model, options.dtype, options.device, options.revision)
+    if options.int8:
+        from minexaone.quantize import quantize
+
+        quantize(model)
+    if options.fast:
+        start = time.perf_counter()
+        speed_up(model)
+        print(f"minexaone: ready for fast steps after {time.perf_counter() - start:.1f} s", file=sys.stderr)
     return Chat(model, tokenizer, system=options.system, reasoning=options.reasoning, reasoning_budget=options.budget,
                 max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_k=options.top_k,
                 top_p=options.top_p, presence_penalty=options.presence_penalty, seed=options.seed)

@@ -168,7 +168,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor | No
         # The H / KV query heads that share a key head are just more queries of the same keys.
         queries = q[:, :, start:end].reshape(B, KV, -1, D)
         block = F.scaled_dot_product_attention(queries, k[:, :, seen], v[:, :, seen], attn_mask=mask)
-        out.append(block.view(B, H, end - start, D))
+        out.append(block.reshape(B, H, end - start, D))
     return torch.cat(out, dim=2)
 
 
@@ -331,6 +331,7 @@ class Exaone4(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # no buffer: model.to(bfloat16) must leave it in float32
+        self.fast = None  # what `minexaone.fast.speed_up` generates with instead
         for parameter in self.parameters():
             if parameter.dim() == 2 and not parameter.is_meta:
                 nn.init.normal_(parameter, std=config.initializer_range)
@@ -362,7 +363,7 @@ class Exaone4(nn.Module):
         for layer in self.layers:
             x = layer(x, rope, positions, cache)
         x = self.norm(x[:, -logits_to_keep:])  # -0 keeps all
-        return F.linear(x, (self.lm_head or self.embed_tokens).weight)
+        return F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
 
     # ------------------------------------------------------------------------ reading and writing checkpoints
 
@@ -447,31 +448,43 @@ class Exaone4(nn.Module):
         seed = torch.Generator().seed() % 2**62 if seed is None else seed
         draws = torch.stack([torch.rand(max(room), generator=torch.Generator().manual_seed(seed + row))
                              for row in range(B)]).to(self.device)
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        prompt = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        cache = KVCache(self.config, max_length=width + max(room))
-        for start in range(0, width, PREFILL_CHUNK):
-            chunk = slice(start, start + PREFILL_CHUNK)
-            logits = self(ids[:, chunk], cache, mask[:, chunk], logits_to_keep=1)
-        generated = torch.zeros(B, V, dtype=torch.bool, device=self.device)
+        cache, forward = KVCache(self.config, max_length=width + max(room)), self.fast or self
+        for start in range(0, width, chunk := self.fast.prefill_chunk if self.fast else PREFILL_CHUNK):
+            part = slice(start, start + chunk)
+            logits = forward(prompt[:, part], cache, mask[:, part], logits_to_keep=1)
+        ids = torch.zeros(B, 1, dtype=torch.long, device=self.device)  # the newest of each row
+        generated, draw = torch.zeros(B, V, dtype=torch.bool, device=self.device), torch.zeros_like(ids)
+
+        def choose(logits):
+            logits = logits[:, -1] - presence_penalty * generated if presence_penalty else logits[:, -1]
+            ids[:, 0] = sample(logits, draws.gather(1, draw)[:, 0], temperature, top_k, top_p)
+            draw.add_(1)
+
+        def step():  # touches tensors only, always the same ones, so that a fast path can record and replay it
+            if presence_penalty:
+                generated.scatter_(1, ids, True)
+            choose(forward(ids, cache))
+
+        step = self.fast.record(step, cache) if self.fast else step
+        choose(logits)
         thinking, closing, running = [reasoning_budget is not None] * B, [iter(close_ids) for _ in prompts], [True] * B
-        for step in range(max(room)):
-            logits = logits[:, -1].float() - presence_penalty * generated
-            tokens = sample(logits, draws[:, step], temperature, top_k, top_p).tolist()
+        for n in range(max(room)):
+            tokens = ids[:, 0].tolist()
             for row in range(B):
-                if thinking[row] and step >= reasoning_budget:
+                if thinking[row] and n >= reasoning_budget:
                     forced = next(closing[row], None)
                     thinking[row] = forced is not None
-                    tokens[row] = tokens[row] if forced is None else forced
+                    if forced is not None:
+                        tokens[row] = ids[row, 0] = forced
                 elif tokens[row] == think_end_id:
                     thinking[row] = False
             yield [tokens[row] if running[row] else None for row in range(B)]
-            running = [running[row] and tokens[row] not in stop_ids and step + 1 < room[row] for row in range(B)]
+            running = [running[row] and tokens[row] not in stop_ids and n + 1 < room[row] for row in range(B)]
             if not any(running):
                 return
-            ids = torch.tensor(tokens, device=self.device)[:, None]
-            generated.scatter_(1, ids, True)
-            logits = self(ids, cache)
+            step()
 
 
 def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
@@ -481,9 +494,7 @@ def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probs, ids = (logits / temperature).softmax(-1).sort(-1, descending=True)
-    if top_k:
-        probs[:, top_k:] = 0
+    probs, ids = (logits.float() / temperature).softmax(-1).topk(min(top_k or math.inf, logits.shape[-1]))
     before = probs.cumsum(-1) - probs  # probability of the ids ahead of each
     probs = probs.masked_fill(before >= top_p * probs.sum(-1, keepdim=True), 0)
     cumulative = probs.cumsum(-1)

@@ -1,13 +1,18 @@
 """What several tests share: a throw-away tokenizer, and the published one where it is at hand."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from minexaone.tokenizer import Tokenizer
+
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run, slowly, without a GPU
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).parent.parent
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]

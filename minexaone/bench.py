@@ -1,0 +1,414 @@
+"""`python -m minexaone bench`: how near to the speed of this machine's memory a model generates.
+
+Decoding one token reads every weight once and, with a long context, the cache: (bytes read) / (bandwidth measured by
+reading a large tensor) is the shortest time that a step can take, and that over the measured time is the share of the
+roofline. Versions are measured in alternating rounds, since the speed of many machines changes from second to second.
+`python -m minexaone.bench OUT.svg RESULTS.json ...` draws what the command wrote with --json.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.fast import speed_up
+from minexaone.files import with_temporary, write_json
+from minexaone.model import PREFILL_CHUNK, Config, Exaone4, KVCache, cache_bytes, pick_device
+from minexaone.quantize import quantize
+
+SCALING = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 8192}
+SHAPES = {  # of the published models, to be filled with random weights
+    "1.2b": Config(vocab_size=102400, hidden_size=2048, intermediate_size=4096, num_hidden_layers=30,
+                   num_attention_heads=32, num_key_value_heads=8, head_dim=64, layer_types=[GLOBAL] * 30,
+                   rope_scaling=SCALING, max_position_embeddings=131072, tie_word_embeddings=True),
+    "32b": Config(vocab_size=102400, hidden_size=5120, intermediate_size=27392, num_hidden_layers=64,
+                  num_attention_heads=40, num_key_value_heads=8, head_dim=128,
+                  layer_types=([SLIDING] * 3 + [GLOBAL]) * 16, sliding_window=4096, rope_scaling=SCALING,
+                  max_position_embeddings=131072),
+}
+OURS = ("naive", "clear", "fast", "int8")
+THEIRS = ("transformers", "transformers-compiled")
+WARM_UP = 4  # tokens not counted: they compile and record
+
+
+# ------------------------------------------------------------------------------------------- ceilings of the machine
+
+
+def synchronize(device):
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def timed(device, function, *args, **options):
+    """Seconds that a call takes, with everything that it started on the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    function(*args, **options)
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def read_bandwidth(device, repeats=5):
+    """Bytes per second of reading a tensor much larger than any cache: the best of several sums."""
+    big = torch.arange(2**30 if device.type == "cuda" else 2**28, device=device, dtype=torch.float32).view(2**14, -1)
+    return big.nbytes / min(timed(device, big.sum, 1) for _ in range(repeats + 1))
+
+
+def matmul_rate(device, dtype, size=8192, repeats=5):
+    """Floating-point operations per second of a large matrix product of random numbers."""
+    size = size if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / min(timed(device, torch.mm, a, b) for _ in range(repeats + 1))
+
+
+def decode_bytes(model, context, rows=1):
+    """Bytes that one step reads at least: every weight once, and each row's cache."""
+    weights = sum(tensor.nbytes for name, tensor in {**model.state_dict()}.items() if not name.startswith("embed"))
+    if model.lm_head is None:
+        weights += model.embed_tokens.weight.nbytes
+    itemsize = model.norm.weight.dtype.itemsize
+    return weights + rows * cache_bytes(model.config, context, itemsize)
+
+
+def prefill_flops(config, length):
+    """Floating-point operations of a prompt whose last token's logits are wanted: matrices, and causal attention."""
+    heads = config.num_attention_heads * config.head_dim
+    per_token = config.hidden_size * (2 * heads + 2 * config.num_key_value_heads * config.head_dim
+                                      + 3 * config.intermediate_size)
+    seen = [length * (length + 1) / 2 if (w := config.window(layer)) is None or length <= w
+            else w * (w + 1) / 2 + (length - w) * w for layer in range(config.num_hidden_layers)]
+    return (2 * per_token * config.num_hidden_layers * length + 4 * heads * sum(seen)
+            + 2 * config.hidden_size * config.vocab_size)
+
+
+# ------------------------------------------------------------------------------------------------ versions to compare
+
+
+class Ours:
+    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py, "fast", or "int8" (and fast)."""
+
+    def __init__(self, name, model):
+        self.name, self.model, self.fast = name, model, None
+        if name in ("fast", "int8"):
+            self.fast, model.fast = speed_up(model).fast, None
+
+    def decode(self, prompts, new):
+        """The times at which each of `new` tokens was there."""
+        times = []
+        if self.name == "naive":
+            ids = torch.tensor(prompts, device=self.model.device)
+            with torch.inference_mode():
+                for _ in range(min(new, WARM_UP + 4)):  # slow enough
+                    ids = torch.cat((ids, self.model(ids, logits_to_keep=1).argmax(-1)), 1)
+                    ids[:, -1].tolist()
+                    times.append(time.perf_counter())
+            return times
+        self.model.fast = self.fast
+        for _ in self.model._steps(prompts, max_new_tokens=new, stop_ids=[]):
+            times.append(time.perf_counter())
+        self.model.fast = None
+        return times
+
+    @torch.inference_mode()
+    def prefill(self, ids):
+        """Run a prompt, as generation does."""
+        cache = KVCache(self.model.config, ids.shape[1] + 1)
+        for part in ids.split(self.fast.prefill_chunk if self.fast else PREFILL_CHUNK, 1):
+            (self.fast or self.model)(part, cache, logits_to_keep=1)
+
+
+class Transformers:
+    """The same weights, not copied, in transformers: eager, or compiled with a static cache."""
+
+    def __init__(self, name, model):
+        import transformers
+
+        config = transformers.Exaone4Config.from_dict(model.config.to_dict())
+        with torch.device("meta"):
+            theirs = transformers.Exaone4ForCausalLM(config)
+        state = {f"model.{key}" if not key.startswith("lm_head") else key: tensor
+                 for key, tensor in model.state_dict().items()}
+        theirs.load_state_dict(state, strict=False, assign=True)
+        theirs.tie_weights()
+        theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config).to(model.device)  # has no weights to load
+        left = [name for name, tensor in theirs.named_parameters() if tensor.is_meta]
+        assert not left, left
+        self.name, self.model = name, theirs.eval()
+        options = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
+        if name == "transformers-compiled":
+            options |= {"cache_implementation": "static", "compile_config": transformers.CompileConfig()}
+            options["compile_config"]._compile_all_devices = True
+        self.options, self.config_class = options, transformers.GenerationConfig
+
+    def decode(self, prompts, new):
+        """The times at which each of `new` tokens was there."""
+        times = []
+
+        class Clock:
+            def put(self, value):
+                times.append(time.perf_counter())
+
+            def end(self):
+                pass
+
+        ids = torch.tensor(prompts, device=self.model.device)
+        self.model.generate(ids, attention_mask=torch.ones_like(ids), streamer=Clock(),
+                            generation_config=self.config_class(max_new_tokens=new, **self.options))
+        return times[1:]  # the first call brings the prompt
+
+    @torch.inference_mode()
+    def prefill(self, ids):
+        """Run a prompt, as generation does."""
+        self.model(ids, use_cache=True, logits_to_keep=1)
+
+
+# ------------------------------------------------------------------------------------------------------- measurements
+
+
+def load(source, dtype, device):
+    """(model, seconds to load, seconds of the first forward pass of 40 tokens)."""
+    start = time.perf_counter()
+    model = Exaone4.from_pretrained(source, dtype, device)
+    synchronize(model.device)
+    loaded = time.perf_counter() - start
+    ids = torch.arange(40, device=model.device)[None] % model.config.vocab_size
+    with torch.inference_mode():
+        first = timed(model.device, model, ids)
+    return model, loaded, first
+
+
+def random_model(config, dtype, device):
+    """A model with random weights, made where it will run."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = Exaone4(replace(config, dtype=str(dtype).removeprefix("torch.")))
+    finally:
+        torch.set_default_dtype(default)
+    return model.eval().requires_grad_(False)
+
+
+def peak_memory(device):
+    """Bytes in use at most so far: of the GPU by PyTorch, or resident on the CPU; None where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    except OSError:
+        return None
+
+
+def measure_decode(model, versions, context, new, rows, rounds, progress):
+    """Rows of results: tokens per second after a prompt of `context` tokens, by version, in alternating rounds."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, model.config.vocab_size, (rows, context), generator=generator).tolist()
+    seconds, bandwidth = {version.name: [] for version in versions}, []
+    for _ in range(rounds):
+        bandwidth.append(read_bandwidth(model.device, 2))
+        for version in versions:
+            times = version.decode(prompts, new)
+            seconds[version.name].append((times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP))
+            progress.update()
+    results = []
+    for version in versions:
+        taken = statistics.median(seconds[version.name])
+        read = decode_bytes(version.model if isinstance(version, Ours) else model, context + new // 2, rows)
+        roofline = statistics.median(
+            read / s / b for s, b in zip(seconds[version.name], bandwidth, strict=True))
+        results.append({"what": "decode", "version": version.name, "context": context, "rows": rows,
+                        "seconds": seconds[version.name], "tokens_per_s": rows / taken, "bytes": read,
+                        "bytes_per_s": read / taken, "roofline_share": roofline})
+    return results
+
+
+def measure_prefill(model, versions, length, rounds, peak, progress):
+    """Rows of results: prompt tokens per second by version, in alternating rounds."""
+    ids = torch.randint(0, model.config.vocab_size, (1, length), device=model.device)
+    seconds = {version.name: [] for version in versions}
+    for n in range(rounds + 1):
+        for version in versions:
+            taken = timed(model.device, version.prefill, ids)
+            if n:  # the first warms up
+                seconds[version.name].append(taken)
+            progress.update()
+    flops = prefill_flops(model.config, length)
+    return [{"what": "prefill", "version": name, "length": length, "seconds": taken,
+             "tokens_per_s": length / statistics.median(taken), "flops_per_s": flops / statistics.median(taken),
+             "flops_share": flops / statistics.median(taken) / peak} for name, taken in seconds.items()]
+
+
+def import_times(rounds=5):
+    """Median seconds of `import torch` and of `import minexaone`, in fresh processes by turns."""
+    taken = {"torch": [], "minexaone": []}
+    for _ in range(rounds + 1):
+        for name, seconds in taken.items():
+            code = f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
+            seconds.append(float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                                                check=True).stdout))
+    return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}  # the first fills the page cache
+
+
+def hardware(device):
+    """The name of the device and, for a CPU, how many threads are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def main(argv):
+    """Measure, print a table, and write the results as JSON if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m minexaone bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("model", nargs="?", help="folder or hub id; the shipped model if left out")
+    parser.add_argument("--shape", choices=SHAPES, help="a published shape with random weights instead")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16, float32 (bfloat16)")
+    parser.add_argument("--versions", default="clear,fast", help=f"some of {','.join(OURS)} (clear,fast)")
+    parser.add_argument("--against", default="", help=f"also, with the same weights: {','.join(THEIRS)}")
+    parser.add_argument("--context", default="128", help="prompt lengths for decoding, as 128,32768 (128)")
+    parser.add_argument("--rows", default="1", help="batch sizes for decoding (1)")
+    parser.add_argument("--prefill", default="512", help="prompt lengths for prefill (512)")
+    parser.add_argument("--new", type=int, default=64, help="tokens to decode (64)")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; results are medians (3)")
+    parser.add_argument("--startup", action="store_true", help="also time `import torch` and `import minexaone`")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    options = parser.parse_args(argv)
+    contexts, batches, lengths = (numbers(parser, name, getattr(options, name))
+                                  for name in ("context", "rows", "prefill"))
+    names = [name for name in f"{options.versions},{options.against}".split(",") if name]
+    if unknown := set(names) - {*OURS, *THEIRS}:
+        parser.error(f"unknown version {', '.join(sorted(unknown))}: choose from {', '.join(OURS + THEIRS)}")
+    if options.new < WARM_UP + 2 or options.rounds < 1:
+        parser.error(f"--new must be at least {WARM_UP + 2} and --rounds at least 1")
+    if options.shape and options.model:
+        parser.error("give a model or --shape, not both")
+    device, dtype = pick_device(options.device), getattr(torch, options.dtype, None)
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        parser.error(f"--dtype is {options.dtype!r}, expected bfloat16, float16 or float32")
+
+    report = {"command": f"python -m minexaone bench {' '.join(argv)}", "hardware": hardware(device),
+              "software": {"python": platform.python_version(), "torch": torch.__version__},
+              "model": options.shape or options.model or "shipped", "dtype": options.dtype, "results": []}
+    if options.startup:
+        report["startup_s"] = import_times()
+    if options.shape == "32b":  # too large to be written to a disk first
+        model = random_model(SHAPES["32b"], dtype, device)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            if options.shape:
+                print("writing random weights ...", file=sys.stderr)
+                random_model(SHAPES[options.shape], dtype, torch.device("cpu")).save_pretrained(folder)
+            model, loaded, first = load(folder if options.shape else options.model, options.dtype, device)
+        report |= {"load_s": loaded, "first_forward_s": first, "load_peak_bytes": peak_memory(device)}
+    weights = decode_bytes(model, 0)
+    peak = matmul_rate(device, dtype)
+    report |= {"weight_bytes": weights, "bandwidth": read_bandwidth(device), "matmul_flops_per_s": peak}
+    versions = []
+    for name in names:
+        start = time.perf_counter()
+        like = quantize(copy.deepcopy(model)) if name == "int8" else model
+        versions.append((Ours if name in OURS else Transformers)(name, like))
+        if name in ("fast", "int8"):
+            report.setdefault("prepare_s", {})[name] = time.perf_counter() - start
+    if options.against:
+        import transformers
+
+        report["software"]["transformers"] = transformers.__version__
+    cached = [version for version in versions if version.name not in ("naive", "transformers-compiled")]
+    rounds, results = options.rounds, report["results"]
+    total = rounds * len(versions) * len(contexts) * len(batches) + (rounds + 1) * len(cached) * len(lengths)
+    with tqdm(total=total, unit="run", disable=None) as progress:
+        for length in lengths:
+            results += measure_prefill(model, cached, length, rounds, peak, progress)
+        for context in contexts:
+            for rows in batches:
+                results += measure_decode(model, versions, context, options.new, rows, rounds, progress)
+    report["peak_bytes"] = peak_memory(device)
+    print(table(report))
+    if options.json:
+        write_json(options.json, report)
+
+
+def numbers(parser, name, text):
+    """The whole numbers of "1,32"."""
+    try:
+        values = [int(part) for part in text.split(",") if part]
+    except ValueError:
+        values = [0]
+    if any(value < 1 for value in values):
+        parser.error(f"--{name} is {text!r}, expected whole numbers from 1, as 128,1024")
+    return values
+
+
+def table(report):
+    """The results for people."""
+    gb = 1e9
+    lines = [f"{report['model']}, {report['dtype']}, {report['weight_bytes'] / gb:.2f} GB read per token; "
+             f"{report['hardware']}, torch {report['software']['torch']}",
+             f"memory reads at most {report['bandwidth'] / gb:,.1f} GB/s (roofline "
+             f"{report['bandwidth'] / report['weight_bytes']:,.1f} tokens/s), a large product reaches "
+             f"{report['matmul_flops_per_s'] / 1e12:.1f} TFLOP/s"]
+    if startup := report.get("startup_s"):
+        lines.append(f"import torch {startup['torch']:.2f} s, import minexaone {startup['minexaone']:.2f} s "
+                     f"({startup['minexaone'] / startup['torch']:.2f} ×)")
+    if "load_s" in report:
+        memory = f", peak {report['load_peak_bytes'] / gb:.2f} GB" if report["load_peak_bytes"] else ""
+        lines.append(f"load {report['load_s']:.2f} s, first forward {report['first_forward_s']:.2f} s{memory}")
+    for name, seconds in report.get("prepare_s", {}).items():
+        lines.append(f"{name}: {seconds:.1f} s to prepare")
+    for row in report["results"]:
+        if row["what"] == "prefill":
+            lines.append(f"prefill {row['length']:>7,}      {row['version']:22} {row['tokens_per_s']:>10,.1f} tokens/s "
+                         f"{row['flops_per_s'] / 1e12:7.1f} TFLOP/s {row['flops_share']:6.1%} of a large product's")
+        else:
+            lines.append(f"decode {row['context']:>7,} × {row['rows']:<3} {row['version']:22} "
+                         f"{row['tokens_per_s']:>10,.1f} tokens/s {row['bytes_per_s'] / gb:8.1f} GB/s "
+                         f"{row['roofline_share']:6.1%} of the roofline")
+    return "\n".join(lines)
+
+
+def plot(files, out):
+    """Draw how fast every version decodes at the shortest context, beside its roofline; one panel for each file."""
+    import matplotlib.pyplot as plt
+
+    reports = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
+    figure, panels = plt.subplots(1, len(reports), figsize=(5.2 * len(reports), 2.9), squeeze=False)
+    for panel, report in zip(panels[0], reports, strict=True):
+        rows = [row for row in report["results"] if row["what"] == "decode" and row["rows"] == 1]
+        rows = [row for row in rows if row["context"] == min(r["context"] for r in rows)][::-1]
+        colours = ["#b5651d" if row["version"].startswith("transformers") else "#2a6f97" for row in rows]
+        bars = panel.barh([row["version"] for row in rows], [row["tokens_per_s"] for row in rows], color=colours)
+        panel.bar_label(bars, [f"{row['tokens_per_s']:,.3g}" for row in rows], padding=3)
+        for row, bar in zip(rows, bars, strict=True):  # every version's own roofline: int8 reads half the bytes
+            limit = row["tokens_per_s"] / row["roofline_share"]
+            panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2)
+        panel.margins(x=0.12)
+        panel.set(title=f"{report['model'].upper()}, {report['hardware'].split(',')[0]}", xlabel="tokens per second")
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    with_temporary(out, lambda part: figure.savefig(part, format=Path(out).suffix[1:]))
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    plot(sys.argv[2:], sys.argv[1])

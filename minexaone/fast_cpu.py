@@ -1,0 +1,129 @@
+"""One token at a time on a CPU, near the speed of its memory: the same mathematics as `model.py`, compiled.
+
+For one new token every weight is read once and used once, so the time of a step is bounded from below by the time it
+takes to read all weights. The matrix products of the clear path are made for many tokens and read at half that speed
+or less. Here inductor, the compiler of PyTorch, writes loops in C++ that do nothing but read a row of weights and add
+up its products with x. Between the compiled parts, the cache and the attention are those of `model.py`.
+"""
+
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minexaone.model import PREFILL_CHUNK, KVCache, apply_rope, attention
+
+# Inductor computes a small vector anew wherever it is used, here for each of a matrix's rows, unless it takes more
+# operations than this: then it is computed once, into a buffer of its own.
+# The second lets a multiplication and an addition be one instruction.
+OPTIONS = {"realize_opcount_threshold": 0, "cpp.enable_floating_point_contract_flag": "fast"}
+
+
+def matvec(weight: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """The matrix [out, in] · x [in], in float32; weight is (matrix,) or, quantised, (matrix, scale [out])."""
+    matrix, *scale = weight
+    y = (matrix.float() * x).sum(-1)
+    return y * scale[0] if scale else y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As `RMSNorm`, without rounding in between."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
+
+
+def before_attention(x: Tensor, weights, rope: tuple[Tensor, Tensor] | None, D: int, eps: float) -> list[Tensor]:
+    """From x [hidden_size] to q, k, v, each [1, heads, 1, D] and ready for the cache."""
+    q_proj, k_proj, v_proj, q_norm, k_norm = weights
+    q, k, v = (matvec(weight, x).view(-1, D) for weight in (q_proj, k_proj, v_proj))
+    q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
+    if rope is not None:
+        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+    return [tensor.to(q_norm.dtype)[None, :, None] for tensor in (q, k, v)]
+
+
+def after_attention(x: Tensor, out: Tensor, weights, eps: float) -> Tensor:
+    """The rest of the layer: from x [hidden_size] and the attention's output [1, H, 1, D] to the next layer's x."""
+    o_proj, attention_norm, gate_proj, up_proj, down_proj, feedforward_norm = weights
+    x = x + rms_norm(matvec(o_proj, out.flatten().float()), attention_norm, eps)
+    hidden = F.silu(matvec(gate_proj, x)) * matvec(up_proj, x)
+    return x + rms_norm(matvec(down_proj, hidden), feedforward_norm, eps)
+
+
+def head(x: Tensor, weight, norm: Tensor, eps: float) -> Tensor:
+    """From the last layer's x [hidden_size] to logits [1, 1, vocab_size]."""
+    return matvec(weight, rms_norm(x, norm, eps)).to(norm.dtype)[None, None]
+
+
+class FastCPU:
+    """An `Exaone4` on the CPU whose single steps are compiled; called as the model is, with the same caches.
+
+    Compiled is one new token of one row without padding, under `torch.inference_mode()`; anything else is the model's,
+    and both may use the same cache in turn. The weights are the model's own and not copied, so quantise first. The
+    constructor compiles: compile_seconds says for how long. Raises ValueError if the model is not on the CPU and
+    RuntimeError if there is no C++ compiler.
+    """
+
+    prefill_chunk = PREFILL_CHUNK
+
+    @torch._dynamo.config.patch(recompile_limit=64)  # of the whole process: eight models would reach the default
+    def __init__(self, model):
+        if model.device.type != "cpu":
+            raise ValueError(f"FastCPU needs a model on the CPU, this one is on {model.device}")
+        check_compiler()
+        self.model, config = model, model.config
+        self.layers = [layer_weights(layer) for layer in model.layers]
+        self.head_weight = as_weight(model.lm_head or model.embed_tokens)
+        self.before, self.after, self.head = (torch.compile(part, fullgraph=True, dynamic=False, options=OPTIONS)
+                                              for part in (before_attention, after_attention, head))
+        start = time.perf_counter()
+        with torch.inference_mode():
+            self(torch.zeros(1, 1, dtype=torch.long), KVCache(config))
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self, input_ids: Tensor, cache: KVCache | None = None, attention_mask: Tensor | None = None,
+                 logits_to_keep: int = 0) -> Tensor:
+        """As `Exaone4.forward`."""
+        if (input_ids.shape != (1, 1) or cache is None or attention_mask is not None
+                or not isinstance(cache.length, int) or not torch.is_inference_mode_enabled()):
+            return self.model(input_ids, cache, attention_mask, logits_to_keep)
+        eps, D = self.model.config.rms_norm_eps, self.model.config.head_dim
+        positions = cache.extend(1, None, input_ids.device)
+        angles = positions * self.model.frequencies  # [D / 2]
+        rope = angles.cos(), angles.sin()
+        x = self.model.embed_tokens(input_ids)[0, 0].float()  # [hidden_size]; stays in float32 throughout the step
+        for layer, (before, after) in zip(self.model.layers, self.layers, strict=True):
+            attn = layer.self_attn
+            q, k, v = self.before(x, before, rope if attn.has_rope else None, D, eps)
+            keys, values, _ = cache.update(attn.layer, k, v, positions)
+            x = self.after(x, attention(q, keys, values, positions, None, attn.window), after, eps)
+        return self.head(x, self.head_weight, self.model.norm.weight.detach(), eps)
+
+    def record(self, step, cache):
+        """Nothing to record: a step runs as it is."""
+        return step
+
+
+def as_weight(module) -> tuple[Tensor, ...]:
+    """The tensors of a linear layer or an embedding, as `matvec` takes them."""
+    return (module.weight, module.scale) if hasattr(module, "scale") else (module.weight.detach(),)
+
+
+def layer_weights(layer) -> tuple[list, list]:
+    """What `before_attention` and what `after_attention` reads of a layer."""
+    attn, mlp = layer.self_attn, layer.mlp
+    return ([as_weight(attn.q_proj), as_weight(attn.k_proj), as_weight(attn.v_proj),
+             attn.q_norm.weight.detach(), attn.k_norm.weight.detach()],
+            [as_weight(attn.o_proj), layer.post_attention_layernorm.weight.detach(), as_weight(mlp.gate_proj),
+             as_weight(mlp.up_proj), as_weight(mlp.down_proj), layer.post_feedforward_layernorm.weight.detach()])
+
+
+def check_compiler():
+    """Raise RuntimeError, saying what to install, unless inductor finds a C++ compiler."""
+    from torch._inductor import cpp_builder  # takes seconds, so only when it is needed
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except RuntimeError as error:
+        raise RuntimeError("the fast path on a CPU needs a C++ compiler: install g++ (Linux), the Xcode command line "
+                           "tools (macOS) or Visual Studio's C++ tools (Windows)") from error

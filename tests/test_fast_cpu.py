@@ -1,0 +1,130 @@
+"""The compiled steps on a CPU against the clear path, on one cache in turn and past two windows."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.fast_cpu import FastCPU
+from minexaone.model import Config, Exaone4, KVCache
+
+W = 8
+HYBRID = Config(vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=4, num_attention_heads=6,
+                num_key_value_heads=2, head_dim=16, layer_types=[SLIDING, SLIDING, SLIDING, GLOBAL], sliding_window=W,
+                eos_token_id=2)
+TIED = replace(HYBRID, num_hidden_layers=2, layer_types=[GLOBAL] * 2, sliding_window=None, tie_word_embeddings=True)
+
+
+def random_model(config):
+    torch.manual_seed(0)
+    model = Exaone4(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return model
+
+
+def tokens(length, vocab_size=300):
+    return torch.randint(3, vocab_size, (1, length), generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def steps(ids, prefill, *forwards, max_length=0):
+    """The logits [T, vocab_size] of ids [1, T], one token at a time after the prefill; the forwards take turns."""
+    cache = KVCache(forwards[0].config if isinstance(forwards[0], Exaone4) else forwards[0].model.config, max_length)
+    parts = [forwards[0](ids[:, :prefill], cache)]
+    for t in range(prefill, ids.shape[1]):
+        parts.append(forwards[t % len(forwards)](ids[:, t:t + 1], cache))
+    return torch.cat(parts, 1)[0]
+
+
+@pytest.fixture(scope="module", params=[HYBRID, TIED], ids=["hybrid", "tied"])
+def fast(request):
+    return FastCPU(random_model(request.param))
+
+
+@pytest.mark.parametrize("prefill", [1, W - 1, 3 * W])
+@pytest.mark.parametrize("max_length", [0, 7 * W])  # a cache that grows, and one that is large enough at once
+def test_steps_equal_the_clear_path(fast, prefill, max_length):
+    model, ids = fast.model, tokens(7 * W)
+    clear = steps(ids, prefill, model)
+    for forwards in ((fast,), (fast, model), (model, model, fast)):
+        difference = (steps(ids, prefill, *forwards, max_length=max_length) - clear).abs().max()
+        assert difference <= 2e-5 * clear.std(), difference
+    with torch.inference_mode():  # without a prefill
+        cache = KVCache(model.config)
+        assert torch.allclose(fast(ids[:, :1], cache), clear[:1], atol=1e-4) and cache.columns == cache.length == 1
+
+
+def test_anything_else_is_the_clear_path(fast, monkeypatch):
+    model, ids, calls = fast.model, tokens(12), []
+    monkeypatch.setattr(fast, "head", lambda *args: calls.append(1))
+    two, mask = ids.view(2, 6), torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
+    with torch.inference_mode():
+        assert torch.equal(fast(ids), model(ids)) and torch.equal(fast(ids[:, :1]), model(ids[:, :1]))
+        assert torch.equal(fast(ids, logits_to_keep=2), model(ids, logits_to_keep=2))
+        for given in (None, mask):  # two rows, without and with padding
+            results = []
+            for forward in (fast, model):
+                cache = KVCache(model.config)
+                forward(two, cache, given)
+                results.append(forward(two[:, :1], cache))
+            assert torch.equal(*results)
+        results = []
+        for forward in (fast, model):  # one padded row
+            cache = KVCache(model.config)
+            forward(two[:1], cache, mask[:1])
+            results.append(forward(two[:1, :1], cache))
+        assert torch.equal(*results)
+    assert fast(ids[:, :1], KVCache(model.config)).requires_grad  # training
+    assert not calls
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The shipped model in bfloat16, fast, and its text: a greedy continuation past two windows."""
+    model = Exaone4.from_pretrained(device="cpu", dtype="bfloat16")
+    fast = FastCPU(model)
+    ids = tokens(20, model.config.vocab_size)[0].tolist()
+    return fast, torch.tensor([ids + model.generate(ids, max_new_tokens=300, stop_ids=[])])
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_clear_path(shipped):
+    fast, ids = shipped
+    assert ids.shape[1] > 2 * fast.model.config.sliding_window
+    with torch.inference_mode():
+        exact = copy.deepcopy(fast.model).float()(ids)[0]
+    clear, ours = steps(ids, 20, fast.model), steps(ids, 20, fast)
+    assert ours.dtype == torch.bfloat16
+    error, limit = (ours[20:] - exact[20:]).std(), (clear[20:] - exact[20:]).std()
+    print(f"error of the logits, of their spread: fast {error / exact.std():.4f}, clear {limit / exact.std():.4f}")
+    assert error <= 1.2 * limit
+
+
+@pytest.mark.parametrize("options", [{}, dict(temperature=0.8, top_p=0.9, seed=3)])
+def test_generation(fast, monkeypatch, options):
+    model, prompt = fast.model, tokens(5)[0].tolist()
+    expected = model.generate(prompt, max_new_tokens=3 * W, stop_ids=[], **options)
+    fed = []
+    monkeypatch.setattr(model, "fast", fast)
+    monkeypatch.setattr(fast, "head", lambda *args, head=fast.head: fed.append(1) or head(*args))
+    assert model.generate(prompt, max_new_tokens=3 * W, stop_ids=[], **options) == expected
+    assert len(fed) == 3 * W - 1  # the first token comes from the prefill
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    from torch._inductor import config
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compiled.append(1))
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(RuntimeError, match="install g"):
+        FastCPU(random_model(TIED))
+    assert not compiled
+
+
+def test_a_second_model_compiles_nothing_twice(fast):
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    steps(tokens(3 * W), 5, fast)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before  # no recompilation by layer or length
+    assert FastCPU(random_model(fast.model.config)).compile_seconds > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before

@@ -1,0 +1,130 @@
+"""The CUDA fast path against the clear path: on a GPU the kernels themselves, elsewhere in Triton's interpreter."""
+
+import pytest
+import torch
+
+from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.model import Config, Exaone4, KVCache
+
+pytest.importorskip("triton", reason="the CUDA fast path needs Triton, which PyTorch brings along on Linux")
+from minexaone import fast_gpu  # noqa: E402
+
+CUDA = torch.cuda.is_available()
+WINDOW = 20
+# Sizes that are no powers of two, five query heads for each key head; more than two windows, more than one split.
+HYBRID = Config(vocab_size=50, hidden_size=96, intermediate_size=80, num_hidden_layers=2, num_attention_heads=10,
+                num_key_value_heads=2, head_dim=32, layer_types=[SLIDING, GLOBAL], sliding_window=WINDOW,
+                max_position_embeddings=500, eos_token_id=3, initializer_range=0.1)
+ALL_GLOBAL = Config(vocab_size=50, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=1, head_dim=32, layer_types=[GLOBAL] * 2, tie_word_embeddings=True,
+                    max_position_embeddings=500, eos_token_id=3, initializer_range=0.1)
+PADDED = torch.ones(3, 80, dtype=torch.long)
+PADDED[1, :45], PADDED[2, :70] = 0, 0
+
+
+def reference_attention(q, k, v, starts, lengths, window):
+    """`fast_gpu.causal_attention` row by row from a mask; flash attention runs on GPUs only."""
+    rows, key_start = [], 0
+    for row in range(len(lengths)):
+        ours = q if len(lengths) == 1 else q[starts[row]:starts[row + 1]]
+        n = len(k) if len(lengths) == 1 else len(ours)
+        keys, values = (t[key_start:key_start + n].repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        key_start += n
+        i, j = torch.arange(n - len(ours), n)[:, None], torch.arange(n)[None, :]
+        scores = torch.einsum("qhd,khd->hqk", ours, keys) / q.shape[2] ** 0.5
+        scores = scores.masked_fill((j > i) | (window is not None and j <= i - (window or 0)), -torch.inf)
+        rows.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), values))
+    return torch.cat(rows)
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """config -> (clear model, fast path, float32 model)."""
+    if not CUDA:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        monkeypatch.setattr(fast_gpu, "causal_attention", reference_attention)
+        monkeypatch.setattr(fast_gpu, "SPLITS", 4)
+        monkeypatch.setattr(fast_gpu, "DTYPES", (torch.float32,))  # the interpreter has no bfloat16
+
+    def make(config):
+        torch.manual_seed(0)
+        exact = Exaone4(config).to("cuda" if CUDA else "cpu").eval().requires_grad_(False)
+        for parameter in exact.parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5)
+        clear = Exaone4(config).to(exact.device, torch.bfloat16 if CUDA else torch.float32).eval()
+        clear.load_state_dict(exact.state_dict())
+        fast = fast_gpu.FastGPU(clear.requires_grad_(False))
+        exact.load_state_dict(clear.state_dict())
+        return clear, fast, exact
+
+    return make
+
+
+@pytest.mark.parametrize(("config", "B"), [(HYBRID, 1), (HYBRID, 3), (ALL_GLOBAL, 1)],
+                         ids=["hybrid", "hybrid-rows", "global"])
+def test_prompts_chunks_and_steps_have_the_logits_of_the_clear_path(make, config, B):
+    clear, fast, exact = make(config)
+    ids = torch.randint(0, 50, (B, 80)).to(clear.device)
+    mask = (PADDED if B > 1 else torch.ones(1, 80, dtype=torch.long)).to(clear.device)
+    models = [(model, KVCache(config, max_length=130 if B == 1 else 5000)) for model in (exact, clear, fast)]
+    errors = []  # of the clear and of the fast path against float32
+
+    def compare(tokens, mask=None):
+        with torch.inference_mode():
+            true, plain, ours = (model(tokens, cache, mask, 1).float() for model, cache in models)
+        errors.append([(logits - true).norm() / true.norm() for logits in (plain, ours)])
+
+    compare(ids[:, :75], mask[:, :75])
+    compare(ids[:, 75:], mask[:, 75:])  # a chunk that continues a full ring
+    for step in range(40 if CUDA else 4):
+        if step == 2:  # the caches are interchangeable
+            (model, cache), (_, other) = models[1:]
+            models[1:] = [(model, other), (fast, cache)]
+        compare(torch.randint(0, 50, (B, 1)).to(clear.device))
+    plain, ours = torch.tensor(errors).T
+    if CUDA:  # bfloat16: as near to float32 as the clear path is
+        assert ours.square().mean() < 1.2**2 * plain.square().mean() and ours.max() < 0.05
+    else:  # float32: only the order of sums differs
+        assert ours.max() < 1e-5
+
+
+def test_a_whole_prompt_gives_the_logits_of_every_token(make):
+    clear, fast, exact = make(ALL_GLOBAL)
+    ids = torch.randint(0, 50, (1, 20)).to(clear.device)
+    true, plain, ours = (model(ids).float() for model in (exact, clear, fast))
+    assert ours.shape == true.shape
+    assert (ours - true).norm() < (1.3 * (plain - true).norm() + 1e-3 * true.norm() if CUDA else 1e-5 * true.norm())
+
+
+def test_the_models_parameters_are_views_of_the_joined_ones(make):
+    clear, fast, _ = make(HYBRID)
+    attn = clear.layers[0].self_attn
+    assert attn.q_proj.weight.data_ptr() == fast.qkv[0].data_ptr()
+    assert torch.equal(torch.cat((attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight)), fast.qkv[0])
+    assert list(clear.state_dict()) == list(Exaone4(HYBRID).state_dict())
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match="bfloat16 or float16, these are torch.float32: load the model with dtype"):
+        fast_gpu.FastGPU(Exaone4(ALL_GLOBAL))
+
+
+@pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")
+def test_recorded_steps_continue_as_unrecorded_ones_would():
+    model = Exaone4.from_pretrained(dtype="bfloat16", device="cuda")
+    prompts = [[5 + i % 2000 for i in range(n)] for n in (3, 300, 40)]
+    fast = fast_gpu.FastGPU(model)
+    unrecorded = type("Unrecorded", (), {"prefill_chunk": fast.prefill_chunk, "record": lambda self, step, cache: step,
+                                         "__call__": lambda self, *args, **options: fast(*args, **options)})()
+    for options in ({}, {"temperature": 0.8, "top_p": 0.9, "seed": 1, "presence_penalty": 0.5}):
+        results = []
+        for model.fast in (unrecorded, fast):
+            results.append(model.generate(prompts, max_new_tokens=150, stop_ids=[], **options))
+        assert results[0] == results[1]
+    # two generations in turn share the buffers of a step
+    model.fast = fast
+    alone = [list(model.stream(prompt, max_new_tokens=40, stop_ids=[])) for prompt in prompts[:2]]
+    assert list(zip(*(model.stream(prompt, max_new_tokens=40, stop_ids=[]) for prompt in prompts[:2]),
+                    strict=True)) == list(zip(*alone, strict=True))
