@@ -306,7 +306,8 @@ def main(argv):
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         parser.error(f"--dtype is {options.dtype!r}, expected bfloat16, float16 or float32")
 
-    report = {"command": f"python -m minexaone bench {' '.join(argv)}", "hardware": hardware(device),
+    shown = [word for word in argv if word not in ("--json", str(options.json))]
+    report = {"command": f"python -m minexaone bench {' '.join(shown)}", "hardware": hardware(device),
               "software": {"python": platform.python_version(), "torch": torch.__version__},
               "model": options.shape or options.model or "shipped", "dtype": options.dtype, "results": []}
     if options.startup:
@@ -401,12 +402,15 @@ def plot(files, out):
         panel.bar_label(bars, [f"{row['tokens_per_s']:,.3g}" for row in rows], padding=3)
         for row, bar in zip(rows, bars, strict=True):  # every version's own roofline: int8 reads half the bytes
             limit = row["tokens_per_s"] / row["roofline_share"]
-            panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2)
+            panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2,
+                       label="roofline" if row is rows[0] else None)
         panel.margins(x=0.12)
-        panel.set(title=f"{report['model'].upper()}, {report['hardware'].split(',')[0]}", xlabel="tokens per second")
+        panel.legend(frameon=False, loc="lower right")
+        panel.set(title=f"{report['model'].upper()}, {report['hardware']}", xlabel="tokens per second")
         panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    with_temporary(out, lambda part: figure.savefig(part, format=Path(out).suffix[1:]))
+    with_temporary(out, lambda part: figure.savefig(part, format=Path(out).suffix[1:],
+                                                           metadata={"Date": None}))
     plt.close(figure)
 
 

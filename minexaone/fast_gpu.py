@@ -1,8 +1,9 @@
 """The model on an NVIDIA GPU at the speed of its memory: the same mathematics as `model.py` in few, large kernels.
 
 Reading all weights once bounds a decoding step from below. The clear path misses that bound by far, since it launches
-some fifty kernels a layer, each of which takes longer to start than to run. Here a step is five Triton kernels a
-layer, recorded once as a CUDA graph, and each one fetches its weights while the one before it still runs.
+dozens of kernels a layer, most of which take longer to start than to run. Here a step of one row is five Triton
+kernels a layer, recorded once as a CUDA graph, and each one fetches its weights while the one before it still runs
+("programmatic dependent launch": what stands before gdc_wait may only read what no kernel of the same step writes).
 """
 
 import math

@@ -115,6 +115,15 @@ def test_streaming_holds_back_an_emoji_until_its_last_byte(toy_tokenizer):
     assert decoder.flush() == "\ufffd"
 
 
+@pytest.mark.parametrize("parse_special", [True, False])
+def test_a_batch_is_encoded_as_its_texts_are(toy_tokenizer, parse_special):
+    texts = ["너는 누구야?", "", "[|user|]hi[|endofturn|]\n<think>", "3.12    vs 3.9", "¿Qué?"] * 3
+    alone = [toy_tokenizer.encode(text, parse_special) for text in texts]
+    assert toy_tokenizer.encode_batch(texts, parse_special) == alone and toy_tokenizer.encode_batch([]) == []
+    with pytest.raises(ValueError, match="surrogate"):
+        toy_tokenizer.encode_batch(["fine", "\ud83d"])
+
+
 @pytest.mark.parametrize("text", ["\ud800", "abc \udcff"])
 def test_half_a_surrogate_pair_is_refused(toy_tokenizer, text):
     for parse_special in (True, False):

@@ -1,0 +1,68 @@
+"""The benchmark's own arithmetic against counts made otherwise, and one run of the command."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from minexaone import bench
+from minexaone.__main__ import main
+from minexaone.model import Exaone4, KVCache
+
+
+def test_published_shapes_have_the_published_sizes():
+    with torch.device("meta"):
+        small, large = (Exaone4(bench.SHAPES[name]).bfloat16() for name in ("1.2b", "32b"))
+    count = [sum(parameter.numel() for parameter in model.parameters()) for model in (small, large)]
+    assert count == [1_279_391_488, 32_003_216_384]
+    assert bench.decode_bytes(small, 0) == 2 * count[0]  # the tied embedding is read as the head
+    assert bench.decode_bytes(large, 0) == 2 * (count[1] - large.embed_tokens.weight.numel())  # a row of it is not
+    # 2 (keys, values) · 8 heads · 64 · 2 bytes a token and layer
+    assert bench.decode_bytes(small, 1000, rows=3) - bench.decode_bytes(small, 0) == 3 * 1000 * 30 * 2 * 8 * 64 * 2
+    assert bench.decode_bytes(large, 5000) - bench.decode_bytes(large, 0) == (16 * 5000 + 48 * 4096) * 2 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize("length", [50, 300])  # shorter than the window of 128 and longer
+def test_prefill_flops(length):
+    model = Exaone4.from_pretrained(device="cpu")
+    config = model.config
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.ones(1, length, dtype=torch.long), KVCache(config), logits_to_keep=1)
+    products = sum(flops for operator, flops in counter.get_flop_counts()["Global"].items() if "mm" in str(operator))
+    pairs = sum(j <= i and (config.window(layer) is None or i - config.window(layer) < j)
+                for layer in range(config.num_hidden_layers) for i in range(length) for j in range(length))
+    attention = 4 * config.num_attention_heads * config.head_dim * pairs  # two products of 2 operations each
+    assert bench.prefill_flops(config, length) == products + attention
+
+
+def test_the_command_measures_and_writes_what_it_measured(tmp_path, capsys):
+    options = ["--versions", "naive,clear", "--against", "transformers", "--device", "cpu", "--context", "30", "--rows",
+               "1,2", "--prefill", "40", "--new", "6", "--rounds", "2"]
+    assert main(["bench", *options, "--json", str(tmp_path / "r.json")]) == 0
+    report, printed = json.loads((tmp_path / "r.json").read_text()), capsys.readouterr().out
+    decode = [row for row in report["results"] if row["what"] == "decode"]
+    assert [(row["version"], row["rows"]) for row in decode] == [
+        (name, rows) for rows in (1, 2) for name in ("naive", "clear", "transformers")]
+    assert [row["version"] for row in report["results"] if row["what"] == "prefill"] == ["clear", "transformers"]
+    for row in decode:
+        assert len(row["seconds"]) == 2 and 0 < row["roofline_share"] < 1
+        assert row["tokens_per_s"] * row["bytes"] == pytest.approx(row["rows"] * row["bytes_per_s"])
+        assert f"{row['tokens_per_s']:,.1f} tokens/s" in printed
+    pytest.importorskip("matplotlib")
+    bench.plot([tmp_path / "r.json"], tmp_path / "r.svg")
+    drawn = (tmp_path / "r.svg").read_text()
+    assert drawn.count("<!-- transformers -->") == 1 and drawn.count("<!-- clear -->") == 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--versions", "clear,quick"], "unknown version quick: choose from naive"),
+    (["--context", "0"], "--context is '0', expected whole numbers from 1"),
+    (["--new", "3"], "--new must be at least"),
+    (["model", "--shape", "1.2b"], "give a model or --shape"),
+    (["--dtype", "int4"], "--dtype is 'int4', expected bfloat16"),
+])
+def test_wrong_usage_is_named(options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *options])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
