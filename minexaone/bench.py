@@ -402,15 +402,13 @@ def plot(files, out):
         panel.bar_label(bars, [f"{row['tokens_per_s']:,.3g}" for row in rows], padding=3)
         for row, bar in zip(rows, bars, strict=True):  # every version's own roofline: int8 reads half the bytes
             limit = row["tokens_per_s"] / row["roofline_share"]
-            panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2,
-                       label="roofline" if row is rows[0] else None)
+            panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2)
         panel.margins(x=0.12)
-        panel.legend(frameon=False, loc="lower right")
-        panel.set(title=f"{report['model'].upper()}, {report['hardware']}", xlabel="tokens per second")
+        panel.set(title=f"{report['model'].upper()}, {report['hardware']}",
+                  xlabel="tokens per second (dark line: roofline)")
         panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    with_temporary(out, lambda part: figure.savefig(part, format=Path(out).suffix[1:],
-                                                           metadata={"Date": None}))
+    with_temporary(out, lambda part: figure.savefig(part, format=Path(out).suffix[1:], metadata={"Date": None}))
     plt.close(figure)
 
 

@@ -19,6 +19,15 @@ def test_answer_on_stdout_and_nothing_else():
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout.strip()) > 30
 
 
+def test_fast_steps_and_8_bits_answer_alike(capsys):
+    answers = []
+    for options in ([], ["--int8"], ["--fast"]):
+        assert main(["--device", "cpu", *options, "Hello"]) == 0
+        shown = capsys.readouterr()
+        answers.append(shown.out)
+    assert len(set(answers)) == 1 and "ready for fast steps after" in shown.err
+
+
 def test_thinking_on_stderr_and_the_prompt_from_stdin():
     done = run("--reasoning", "--device", "cpu", "-", stdin="Which one is bigger, 3.12 vs 3.9?")
     assert done.returncode == 0 and "3.9" in done.stdout and len(done.stderr) > 20

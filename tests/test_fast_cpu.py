@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.fast import speed_up
 from minexaone.fast_cpu import FastCPU
 from minexaone.model import Config, Exaone4, KVCache
 
@@ -120,6 +121,14 @@ def test_a_missing_compiler_is_named(monkeypatch):
     with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(RuntimeError, match="install g"):
         FastCPU(random_model(TIED))
     assert not compiled
+
+
+def test_devices_without_a_fast_path_are_named():
+    with torch.device("meta"):
+        model = Exaone4(TIED)
+    with pytest.raises(ValueError, match="there is no fast path for meta, only for cuda and cpu"):
+        speed_up(model)
+    assert model.fast is None
 
 
 def test_a_second_model_compiles_nothing_twice(fast):
