@@ -29,7 +29,7 @@ from minexaone.quantize import quantize
 
 SCALING = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 8192}
-SHAPES = {  # of the published models, to be filled with random weights
+SHAPES = {  # of the published models, to be filled with random weights; room for more than the 1.2B's 65,536 tokens
     "1.2b": Config(vocab_size=102400, hidden_size=2048, intermediate_size=4096, num_hidden_layers=30,
                    num_attention_heads=32, num_key_value_heads=8, head_dim=64, layer_types=[GLOBAL] * 30,
                    rope_scaling=SCALING, max_position_embeddings=131072, tie_word_embeddings=True),

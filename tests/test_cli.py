@@ -22,7 +22,7 @@ def test_answer_on_stdout_and_nothing_else():
 def test_fast_steps_and_8_bits_answer_alike(capsys):
     answers = []
     for options in ([], ["--int8"], ["--fast"]):
-        assert main(["--device", "cpu", *options, "Hello"]) == 0
+        assert main(["--device", "cpu", *options, "Explain how wonderful you are"]) == 0
         shown = capsys.readouterr()
         answers.append(shown.out)
     assert len(set(answers)) == 1 and "ready for fast steps after" in shown.err
