@@ -1,4 +1,4 @@
-"""The command line: `python -m minexaone "prompt"`, `… chat`, `… info MODEL`, `… bench MODEL`."""
+"""The command line: `python -m minexaone "prompt"`, and with chat, info, bench or evaluate as its first word."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ PROGRAM = "python -m minexaone"
 def main(argv=None):
     """Run one command; return the exit status (0 done, 1 failed, 130 interrupted). Wrong usage exits with 2."""
     argv = sys.argv[1:] if argv is None else argv
-    command = {"chat": chat, "info": info, "bench": bench}.get(argv[0] if argv else None, ask)
+    command = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate}.get(argv[0] if argv else None, ask)
     try:
         command(argv[command is not ask:])
     except KeyboardInterrupt:
@@ -29,14 +29,14 @@ def ask(argv):
     """Answer one prompt."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
-                                            f'describes a model, "{PROGRAM} bench" measures its speed; each has its '
-                                            "own --help.")
+                                            f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
+                                            'evaluate" scores it; each has its own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise ValueError("the prompt is empty: write a question")
-    if options.prompt in ("chat", "info", "bench") and len(argv) > 1:
+    if options.prompt in ("chat", "info", "bench", "evaluate") and len(argv) > 1:
         raise ValueError(f"the command comes first: {PROGRAM} {options.prompt} --device cpu, say")
     print_reply(load_chat(options), prompt)
 
@@ -115,6 +115,13 @@ def info(argv):
 def bench(argv):
     """Measure the speed of a model on this machine."""
     from minexaone.bench import main
+
+    main(argv)
+
+
+def evaluate(argv):
+    """Score a model on held-out problems."""
+    from minexaone.evaluate import main
 
     main(argv)
 

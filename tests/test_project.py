@@ -49,7 +49,8 @@ def test_ruff():
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "minexaone").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "minexaone").rglob("*.py")),
+                         ids=lambda path: str(path.relative_to(ROOT / "minexaone")))
 def test_every_public_definition_has_a_docstring(file):
     module = ast.parse(file.read_text(encoding="utf-8"))
     definitions = [node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]

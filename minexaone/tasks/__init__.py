@@ -1,0 +1,45 @@
+"""Synthetic problems in English, Korean and Spanish with exact verifiers: all that the shipped model learns from.
+
+`sample` draws one example of one task; `verify` judges any reply to it. A tenth of all problems, by the hash of their
+operands, is held out for tests, and so are some names: a score on `split="test"` is no score of memory.
+
+>>> example = sample(Random(0), task="compare", language="en", reasoning=True)
+>>> verify(example, example.reply["content"])
+True
+"""
+
+from random import Random
+
+from minexaone.tasks import arithmetic, conversation, instructions, knowledge, programs, retrieval, tool_use
+from minexaone.tasks.base import LANGUAGES, STYLES, Example, Task, held_out, in_language, phrases, say
+
+__all__ = ["DOMAINS", "LANGUAGES", "STYLES", "TASKS", "Example", "Task", "held_out", "in_language", "phrases", "sample",
+           "verify"]
+
+TASKS: dict[str, Task] = {}
+for module in (knowledge, arithmetic, programs, instructions, retrieval, tool_use, conversation):
+    TASKS |= module.TASKS
+DOMAINS = tuple(dict.fromkeys(task.domain for task in TASKS.values()))
+
+
+def sample(rng: Random, split="train", task=None, language=None, reasoning=None, level=None, style=None) -> Example:
+    """Draw one example; what is None is drawn as well. `split` is "train" or "test"."""
+    task = task or rng.choices(list(TASKS), [task.weight for task in TASKS.values()])[0]
+    language = language or rng.choice(LANGUAGES)
+    while True:
+        level_now = level or rng.randint(1, TASKS[task].levels)
+        example = TASKS[task].make(rng, language, level_now, split == "test")
+        if not example.key or held_out(example.key) == (split == "test"):
+            break
+    example.reasoning = rng.random() < 0.5 if reasoning is None else reasoning
+    example.style = style if style in example.thoughts else rng.choice(list(example.thoughts))
+    if rng.random() < 0.1:
+        system = {"role": "system", "content": say(rng, language, "system")}
+        if example.messages[0]["role"] != "system":
+            example.messages = [system, *example.messages]
+    return example
+
+
+def verify(example: Example, reply: str) -> bool:
+    """Whether a reply (what comes after the thinking, with its calls) is right, exactly."""
+    return TASKS[example.task].verify(example, reply)

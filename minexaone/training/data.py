@@ -1,0 +1,145 @@
+"""From examples to documents of token ids, and from these to the batches of every step."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample
+from minexaone.tokenizer import Tokenizer
+from minexaone.training.packing import Document, Packed, pack
+
+CUT = 0.05  # share of reasoning examples whose thinking is closed too early, as by a reasoning budget
+RATIO = 1.5  # tokens of reasoning data for each token of non-reasoning data (EXAONE 4.0 report, SFT)
+SECOND_ROUND = ("code", "tool use")  # domains of the second round of SFT (report: code and tool-use reasoning)
+
+
+# -------------------------------------------------------------------------------------------------- documents
+
+
+def plain(example: Example) -> str:
+    """An example as a page of plain text, as a base model reads it: no roles, no control tokens."""
+    lines = [f"Tools: {json.dumps(example.tools, ensure_ascii=False)}"] if example.tools else []
+    for message in example.messages:
+        label = {"user": "Q: ", "assistant": "A: ", "tool": "Result: ", "system": ""}[message["role"]]
+        content = message["content"]
+        lines.append(label + (content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)))
+    if example.reasoning:
+        lines.append(f"T: {example.thoughts[example.style]}")
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in example.reply.get("tool_calls", ())]
+    return "\n".join([*lines, "A: " + "\n".join([example.reply["content"]] * bool(example.reply["content"]) + calls)])
+
+
+def text_document(text: str, tokenizer: Tokenizer, context: int) -> Document:
+    """A text between [BOS] and [EOS], cut to the context; every token counts."""
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(text), tokenizer.token_to_id("[EOS]")][:context + 1]
+    return Document(ids, [1.0] * len(ids))
+
+
+def turn_ids(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """(prompt ids, reply ids) of an assistant's turn, the reply with its end of turn."""
+    prompt = tokenizer.apply_chat_template(example.messages, example.tools, enable_thinking=example.reasoning)
+    return prompt, [*tokenizer.encode(example.text), tokenizer.eos_token_id]
+
+
+def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Document:
+    """An assistant's turn, of which only the reply counts."""
+    prompt, reply = turn_ids(example, tokenizer)
+    if example.reasoning and rng.random() < CUT:
+        # A budget closes the thinking from outside, so the cut thought is prompt: it must not teach to stop early.
+        thought, text = example.text.split("\n</think>\n\n", 1)
+        thought = tokenizer.encode(thought)
+        prompt += thought[:rng.randrange(len(thought))] + tokenizer.encode("\n</think>\n\n")
+        reply = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    return Document(prompt + reply, [0.0] * len(prompt) + [1.0] * len(reply))
+
+
+def draw_level(rng: Random, task: str) -> int:
+    """Each level is rarer than the one below: of the hard half there is something left to learn from rewards."""
+    levels = range(1, TASKS[task].levels + 1)
+    return rng.choices(levels, [0.75 ** level for level in levels])[0]
+
+
+def draw_task(rng: Random, domains=()) -> str:
+    """A task by its weight, of these domains if any are named."""
+    names = [name for name, task in TASKS.items() if not domains or task.domain in domains]
+    return rng.choices(names, [TASKS[name].weight for name in names])[0]
+
+
+def long_length(rng: Random, shortest: int, longest: int) -> int:
+    """A length in tokens: as many from each doubling."""
+    return int(shortest * (longest / shortest) ** rng.random())
+
+
+def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> Iterator[Document]:
+    """Endless plain texts: problems with answers, and pages that refer back to what they said far above."""
+    while True:
+        if rng.random() < 0.6:
+            task = draw_task(rng)
+            yield text_document(plain(sample(rng, task=task, level=draw_level(rng, task))), tokenizer, context)
+        elif rng.random() < 0.6:
+            characters = 3 * long_length(rng, context // 4, context)  # a token has about three
+            yield text_document(retrieval.document(rng, rng.choice(LANGUAGES), characters), tokenizer, context)
+        else:
+            yield text_document(plain(needle(rng, tokenizer, context - 24)), tokenizer, context)
+
+
+def needle(rng: Random, tokenizer: Tokenizer, longest: int, reasoning=False) -> Example:
+    """A long text with one or two needles at any depth and a question about them."""
+    length = long_length(rng, longest // 2 if longest < 512 else 256, longest)
+    return retrieval.niah(rng, rng.choice(LANGUAGES), length, rng.random(), lambda text: len(tokenizer.encode(text)),
+                          reasoning, 2 if length > 400 and rng.random() < 0.3 else 1)
+
+
+def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second: bool) -> Iterator[Document]:
+    """Endless assistant turns in both modes, at RATIO tokens of reasoning for one of non-reasoning.
+
+    second: the second round, mostly reasoning about code and tools, with some of everything so that nothing is lost.
+    """
+    tokens = {True: 0.0, False: 0.0}
+    while True:
+        special = second and rng.random() < 0.6
+        reasoning = special or tokens[True] < RATIO * tokens[False]
+        if not special and rng.random() < 0.06:
+            example = needle(rng, tokenizer, context - 200, reasoning)
+        else:
+            task = draw_task(rng, SECOND_ROUND if special else ())
+            example = sample(rng, task=task, reasoning=reasoning, level=draw_level(rng, task))
+        document = turn_document(example, tokenizer, rng)
+        if len(document.ids) <= context:
+            tokens[reasoning] += 0 if special else len(document.ids)
+            yield document
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+class Steps(Dataset):
+    """Step n's batches, drawn from the name, the seed and n alone: the same with any number of worker processes.
+
+    documents(rng, tokenizer): an endless iterator. rows, tokens: a step has so many rows of so many tokens.
+    """
+
+    def __init__(self, folder: Path, documents, name: str, seed: int, steps: int, rows: int, tokens: int, longest: int):
+        self.folder, self.documents, self.name, self.seed = folder, documents, name, seed
+        self.steps, self.rows, self.tokens, self.longest, self.tokenizer = steps, rows, tokens, longest, None
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step) -> tuple[list[Packed], dict]:
+        """The step's batches, their weights scaled to a sum of 1, and nothing to log."""
+        self.tokenizer = self.tokenizer or Tokenizer.from_pretrained(self.folder)
+        rng = Random(f"{self.name} {self.seed} {step}")
+        batches = pack(self.documents(rng, self.tokenizer), self.tokens, self.longest, self.rows)
+        total = sum(batch.weights.sum() for batch in batches)
+        for batch in batches:
+            batch.weights /= total
+        return batches, {}
+
+    def draw(self, start: int, workers: int):
+        """The steps from `start` on, made by worker processes ahead of time."""
+        return DataLoader(Subset(self, range(start, len(self))), batch_size=None, num_workers=workers,
+                          prefetch_factor=4 if workers else None)

@@ -1,0 +1,70 @@
+"""On-policy samples: the model's own replies to many prompts at once, judged by the tasks' verifiers."""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from minexaone.model import Exaone4
+from minexaone.tasks import Example, verify
+from minexaone.tokenizer import Tokenizer
+from minexaone.training.loop import ranks
+from minexaone.training.packing import Document
+
+ROWS = 1024  # generated together
+
+
+@dataclass
+class Rollout:
+    """One sampled reply. content is None if the reply never ended, or never ended its thinking."""
+
+    example: Example
+    prompt: list[int]
+    ids: list[int]
+    thought: str
+    content: str | None
+    reward: float
+
+    def document(self, score: float) -> Document:
+        """The prompt and the reply, of which the reply counts."""
+        return Document(self.prompt + self.ids, [0.0] * len(self.prompt) + [1.0] * len(self.ids), score)
+
+
+def split_reply(text: str, reasoning: bool) -> tuple[str, str | None]:
+    """(thought, content) of a decoded reply with its end of turn; content is None if something is missing."""
+    if not text.endswith("[|endofturn|]"):
+        return text, None
+    text = text.removesuffix("[|endofturn|]")
+    if not reasoning:
+        return "", text
+    thought, end, content = text.partition("</think>")
+    return thought.strip(), content.strip() if end else None
+
+
+def roll_out(model: Exaone4, tokenizer: Tokenizer, examples: list[Example], seed: int | None, max_new_tokens: int,
+             temperature=1.0, progress: str | None = None, prompts=None, group=1, **options) -> list[Rollout]:
+    """`group` replies to each example, in their order. Under torchrun every process samples a share, and gets all.
+
+    prompts: the ids of each prompt, if they are known already. options: as in `Exaone4.stream`.
+    """
+    rank, world = ranks()
+    prompts = prompts or [tokenizer.apply_chat_template(e.messages, e.tools, enable_thinking=e.reasoning)
+                          for e in examples]
+    examples, prompts = ([item for item in items for _ in range(group)] for items in (examples, prompts))
+    # Rows of a batch wait for the longest: put prompts of about one length together.
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    found, batches = {}, [order[start:start + ROWS] for start in range(0, len(order), ROWS)]
+    for n, rows in enumerate(tqdm(batches, desc=progress, unit="batch", disable=progress is None or rank > 0)):
+        if n % world != rank:
+            continue
+        replies = model.generate([prompts[i] for i in rows], max_new_tokens=max_new_tokens, temperature=temperature,
+                                 seed=None if seed is None else seed * 1_000_003 + n * ROWS, **options)
+        for i, ids in zip(rows, replies, strict=True):
+            thought, content = split_reply(tokenizer.decode(ids), examples[i].reasoning)
+            good = content is not None and verify(examples[i], content)
+            found[i] = Rollout(examples[i], prompts[i], ids, thought, content, float(good))
+    if world > 1:
+        parts = [None] * world
+        dist.all_gather_object(parts, found)
+        found = {i: rollout for part in parts for i, rollout in part.items()}
+    return [found[i] for i in range(len(examples))]

@@ -1,0 +1,137 @@
+"""SimPER: preference learning without a reference model and without hyperparameters, in two stages.
+
+Maximises exp(mean log π(chosen)) - exp(mean log π(rejected)): the inverse perplexities of a preferred and of a rejected
+reply (arXiv:2502.00883; EXAONE 4.0 report, section on preference learning). Replies are the model's own, judged by
+rules: stage 1 prefers the shortest right reply, stage 2 what `judge` prefers among right ones, in the right language.
+"""
+
+from random import Random
+
+import torch
+from torch import Tensor
+
+from minexaone.model import Exaone4
+from minexaone.tasks import TASKS, Example, in_language, sample
+from minexaone.tokenizer import Tokenizer
+from minexaone.training.loop import fit
+from minexaone.training.packing import Document, Packed, pack
+from minexaone.training.rollout import Rollout, roll_out
+from minexaone.training.run import Run
+
+
+def simper_loss(logprobs: Tensor, batch: Packed) -> Tensor:
+    """Minus the mean over pairs of exp(mean log π(chosen)) - exp(mean log π(rejected)); scores are 1 and -1.
+
+    The two terms of a pair need not lie in the same batch.
+    """
+    lengths = batch.per_document(torch.ones_like(logprobs)).clamp(min=1)
+    return -(batch.scores * (batch.per_document(logprobs) / lengths).exp()).sum() / (batch.count / 2)
+
+
+# ----------------------------------------------------------------------------------------------------- rewards
+
+
+def target_language(example: Example) -> str:
+    """The language that the answer should have: the question's, unless the question asks for another."""
+    return example.expected.get("language", example.language)
+
+
+def judge(example: Example, content: str | None) -> float:
+    """How good an answer is to read, 0 to 4, by rules that anyone can check. Only the answer counts, not the thinking.
+
+    1 each for: it is in the right language; it is a sentence (begins with a capital, a digit or a Korean syllable, and
+    ends with a mark); it says what it is about (shares a word or a number with the question); it does not ramble (at
+    most 60 words, no line twice). Calls of tools, lists and code are no sentences: they get that point.
+    """
+    if not content:
+        return 0.0
+    question = next((m["content"] for m in reversed(example.messages) if m["role"] == "user"), "")
+    told = question.lower()
+    free = example.task in ("constraint", "write") or "<tool_call>" in content
+    lines = [line for line in content.splitlines() if line.strip()]
+    words = [word.strip(".,!?¿¡:\"'") for word in content.lower().split()]
+    sentence = content[0] in "¿¡-" or content[0].isdigit() or content[0].upper() == content[0]
+    return float(in_language(content, target_language(example)) + (free or (sentence and content[-1] in ".!?。"))
+                 + (free or any(word and word in told for word in words))
+                 + (len(words) <= 60 and (free or len(set(lines)) == len(lines))))
+
+
+def concise_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
+    """Stage 1: the shortest right reply, and a wrong one if there is any, else the longest right one."""
+    right = sorted((r for r in group if r.reward), key=lambda r: len(r.ids))
+    wrong = [r for r in group if not r.reward and r.content is not None]
+    if not right or (not wrong and len(right[-1].ids) == len(right[0].ids)):
+        return None
+    return right[0], wrong[0] if wrong else right[-1]
+
+
+def preferred_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
+    """Stage 2: the reply that the judge likes best (of equals the shorter one), and the one it likes least."""
+    ranked = sorted((r for r in group if r.content is not None),
+                    key=lambda r: (r.reward + judge(r.example, r.content), -len(r.ids)))
+    if len(ranked) < 2 or not ranked[-1].reward:
+        return None
+    best, worst = ranked[-1], ranked[0]
+    gap = best.reward + judge(best.example, best.content) - worst.reward - judge(worst.example, worst.content)
+    return (best, worst) if gap > 0 else None
+
+
+# --------------------------------------------------------------------------------------------------------- pairs
+
+
+def preference_example(rng: Random, stage: int, split="train") -> Example:
+    """A query: in stage 1 for reasoning, in stage 2 of any kind and in either mode."""
+    task = rng.choice([name for name, task in TASKS.items() if stage == 2 or task.levels > 1])
+    return sample(rng, split, task, reasoning=stage == 1 or rng.random() < 0.5)
+
+
+def sample_pairs(model: Exaone4, tokenizer: Tokenizer, stage: int, queries: int, group: int, seed: int,
+                 max_new_tokens: int, again: list[Example] = ()) -> tuple[list[tuple[Document, Document]], dict]:
+    """Pairs of (chosen, rejected) from `group` on-policy replies to each query, and what was found.
+
+    again: queries of the stage before, which stage 2 reuses beside its own.
+    """
+    rng = Random(f"simper {stage} {seed}")
+    examples = [*again, *(preference_example(rng, stage) for _ in range(queries - len(again)))]
+    rollouts = roll_out(model, tokenizer, examples, seed * 10 + stage, max_new_tokens,
+                        progress=f"replies for SimPER stage {stage}", group=group)
+    choose = concise_pair if stage == 1 else preferred_pair
+    groups = [rollouts[i:i + group] for i in range(0, len(rollouts), group)]
+    pairs = [pair for group in groups if (pair := choose(group))]
+    found = {"queries": len(examples), "pairs": len(pairs), "reward": sum(r.reward for r in rollouts) / len(rollouts)}
+    return [(chosen.document(1.0), rejected.document(-1.0)) for chosen, rejected in pairs], found
+
+
+def draw_pairs(pairs, pairs_per_step: int, tokens: int, longest: int, seed: int):
+    """A function for `fit`: the batches of every step from a start on, the pairs shuffled anew in each epoch."""
+    pairs = [pair for pair in pairs if max(len(document.ids) for document in pair) <= longest]
+    per_epoch = max(1, len(pairs) // pairs_per_step)
+
+    def draw(start):
+        for step in range(start, 10**9):
+            epoch, n = divmod(step, per_epoch)
+            order = list(range(len(pairs)))
+            Random(f"simper order {seed} {epoch}").shuffle(order)
+            chosen = [pairs[i] for i in order[n * pairs_per_step:(n + 1) * pairs_per_step]]
+            batches = pack([document for pair in chosen for document in pair], tokens, longest)
+            for batch in batches:
+                batch.count = 2 * len(chosen)
+            yield batches, {}
+
+    return draw
+
+
+# ------------------------------------------------------------------------------------------------------- stage
+
+
+def simper(run: Run, stage: int):
+    """Stage 1: right and short. Stage 2: pleasant and in the right language, on some of stage 1's queries too."""
+    preset, tokenizer = run.preset, run.tokenizer
+    model = run.load("agapo" if stage == 1 else "simper1")
+    queries, group, pairs_per_step = preset.pairs
+    rng = Random(f"simper 1 {run.seed}")
+    again = [preference_example(rng, 1) for _ in range(queries // 4)] if stage == 2 else []
+    pairs, found = sample_pairs(model, tokenizer, stage, queries, group, run.seed, preset.max_new_tokens, again)
+    draw = draw_pairs(pairs, pairs_per_step, preset.tokens, preset.contexts[-1], run.seed)
+    log = fit(model, draw, simper_loss, preset.simper, run.folder, f"simper{stage}")
+    run.save(f"simper{stage}", model, {"log": log, **found})

@@ -1,0 +1,203 @@
+"""AGAPO, GRPO and SimPER as pure functions: against hand-worked numbers, proofs, and gradients worked out otherwise."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_packing import random_documents, small_model
+
+from minexaone.tasks import Example
+from minexaone.training.agapo import (
+    agapo_advantages,
+    agapo_loss,
+    all_correct,
+    grpo_advantages,
+    grpo_loss,
+    leave_one_out,
+    leave_one_out_smoothed,
+    normalise,
+)
+from minexaone.training.packing import PackedModel, pack
+from minexaone.training.rollout import Rollout, split_reply
+from minexaone.training.simper import concise_pair, judge, preferred_pair, simper_loss
+
+REWARDS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+
+
+def test_leave_one_out_by_hand():
+    third = 1 / 3
+    expected = [[1, -third, -third, -third], [1 - third, 1 - third, -2 * third, -2 * third], [0, 0, 0, 0]]
+    torch.testing.assert_close(leave_one_out(REWARDS), torch.tensor(expected))
+
+
+def test_smoothed_leave_one_out_by_hand():  # with a prior of 1: (successes of the other three + 1) / 5
+    expected = [[0.8, -0.4, -0.4, -0.4], [0.6, 0.6, -0.6, -0.6], [-0.2, -0.2, -0.2, -0.2]]
+    torch.testing.assert_close(leave_one_out_smoothed(REWARDS, prior=1), torch.tensor(expected))
+    torch.testing.assert_close(leave_one_out_smoothed(REWARDS)[2], torch.full((4,), -0.1 / 3.2))
+
+
+def test_normalised_by_hand():
+    torch.testing.assert_close(normalise(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(normalise(torch.tensor([5.0, 5.0])), torch.zeros(2))
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=4), min_size=1, max_size=6))
+def test_by_the_formula_alone_an_all_wrong_group_gets_exactly_zero(groups):
+    """Σ A_loo = 0 in every whole group, so the batch's mean is 0, and a group of zeros stays zero when divided."""
+    rewards = torch.tensor([*groups, [0.0] * 4], dtype=torch.float64)
+    advantages = agapo_advantages(rewards, smoothed=False)
+    torch.testing.assert_close(leave_one_out(rewards).sum(1), torch.zeros(len(rewards), dtype=torch.float64),
+                               atol=1e-12, rtol=0)
+    assert advantages[-1].abs().max() < 1e-12
+
+
+def test_a_batch_that_splits_groups_gives_an_all_wrong_group_something_else():
+    part = torch.cat((leave_one_out(REWARDS)[0, :1], leave_one_out(REWARDS)[2]))  # one right reply of the first group
+    assert (normalise(part)[1:] < -0.1).all()
+
+
+def test_the_smoothed_reading_is_negative_for_all_wrong_and_ranks_groups():
+    advantages = agapo_advantages(REWARDS)
+    assert (advantages[2] < 0).all() and (advantages[2] > advantages[1, 2:].max()).all()
+    assert advantages[0, 0] > advantages[1, 0] > 0  # a success is worth more where others fail
+    assert advantages.mean().abs() < 1e-6 and advantages.square().mean() == pytest.approx(1)
+
+
+def test_grpo_advantages_by_hand():
+    root = math.sqrt(3)
+    torch.testing.assert_close(grpo_advantages(REWARDS), torch.tensor(
+        [[root, -1 / root, -1 / root, -1 / root], [1, 1, -1, -1], [0, 0, 0, 0]]))
+
+
+def test_only_groups_without_a_mistake_are_dropped():
+    assert all_correct(torch.tensor([[1.0, 1], [1, 0.5], [0, 0]])).tolist() == [True, False, False]
+
+
+@pytest.fixture
+def sampled():
+    """(model, batch, log-probabilities): three documents with advantages, beside an older and a reference model."""
+    model, batch = small_model(), pack(random_documents((9, 20, 33)), 64, 64)[0]
+    batch.scores = torch.tensor([0.7, -1.2, 0.4, 0.0][:len(batch.scores)])
+    with torch.no_grad():
+        batch.reference = PackedModel(small_model(1))(batch)
+        batch.old = PackedModel(model)(batch) + 0.3 * torch.randn(64, generator=torch.Generator().manual_seed(0))
+    batch.count = 3
+    return model, batch, PackedModel(model)(batch)
+
+
+def documents_of(batch):
+    return [slice(int(s), int(e)) for s, e in zip(batch.starts[:3], batch.starts[1:4], strict=True)]
+
+
+def test_agapo_loss_by_hand(sampled):
+    model, batch, logp = sampled
+    beta, total = 0.1, 0.0
+    for d, span in enumerate(documents_of(batch)):
+        sequence = sum(p * w for p, w in zip(logp[span].tolist(), batch.weights[span].tolist(), strict=True))
+        reference = (batch.reference[span] * batch.weights[span]).sum().item()
+        total += batch.scores[d].item() * sequence - beta * 0.5 * (sequence - reference) ** 2
+    assert agapo_loss(logp, batch, beta).item() == pytest.approx(-total / 3, rel=1e-5)
+
+
+def test_agapo_gradient_is_the_policy_gradient(sampled):
+    """∇J = 1/n Σ (A - β · log π/π_ref) · ∇ log π(o), each sequence's gradient taken alone."""
+    model, batch, logp = sampled
+    beta = 0.1
+    agapo_loss(logp, batch, beta).backward()
+    ours = [p.grad.clone() for p in model.parameters()]
+    expected = [torch.zeros_like(p) for p in model.parameters()]
+    for d, span in enumerate(documents_of(batch)):
+        logp = PackedModel(model)(batch)
+        sequence = (logp[span] * batch.weights[span]).sum()
+        factor = batch.scores[d] - beta * (sequence - (batch.reference[span] * batch.weights[span]).sum()).detach()
+        for total, gradient in zip(expected, torch.autograd.grad(sequence, list(model.parameters())), strict=True):
+            total -= factor * gradient / 3
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_the_kl_term_is_the_kl_in_the_mean():
+    """Over all replies of one token the gradient is that of KL(π, π_ref), which autograd takes from the full sum."""
+    logits, other = torch.randn(5, dtype=torch.float64, requires_grad=True), torch.randn(5, dtype=torch.float64)
+    log_p, log_q = logits.log_softmax(0), other.log_softmax(0)
+    exact, = torch.autograd.grad((log_p.exp() * (log_p - log_q)).sum(), logits, retain_graph=True)
+    ours = sum(log_p[i].exp().detach() * torch.autograd.grad(0.5 * (log_p[i] - log_q[i]) ** 2, logits,
+                                                             retain_graph=True)[0] for i in range(5))
+    naive = sum(log_p[i].exp().detach() * torch.autograd.grad(log_p[i] - log_q[i], logits, retain_graph=True)[0]
+                for i in range(5))
+    torch.testing.assert_close(ours, exact)
+    assert naive.abs().max() < 1e-12 < 1e-3 < exact.abs().max()
+
+
+def test_grpo_loss_by_hand_and_clipping_stops_the_gradient(sampled):
+    model, batch, logp = sampled
+    total, clipped = 0.0, torch.zeros(64, dtype=torch.bool)
+    for d, span in enumerate(documents_of(batch)):
+        part, count, advantage = 0.0, batch.weights[span].sum().item(), batch.scores[d].item()
+        for t in range(span.start, span.stop):
+            ratio = math.exp(logp[t].item() - batch.old[t].item())
+            bounded = min(max(ratio, 0.8), 1.2)
+            part += batch.weights[t].item() * min(ratio * advantage, bounded * advantage)
+            clipped[t] = bounded * advantage < ratio * advantage
+        total += part / count
+    loss = grpo_loss(logp, batch)
+    assert loss.item() == pytest.approx(-total / 3, rel=1e-4)
+    gradient, = torch.autograd.grad(loss, logp)
+    counts = batch.weights > 0
+    assert 3 < (clipped & counts).sum() and (gradient[clipped] == 0).all() and (gradient[counts & ~clipped] != 0).all()
+    plain, = torch.autograd.grad(agapo_loss(logp, batch, 0.0), logp)
+    assert (plain[counts] != 0).all()  # without clipping every token keeps its gradient
+
+
+def test_simper_loss_by_hand(sampled):
+    _, batch, logp = sampled
+    batch = replace(batch, scores=torch.tensor([1.0, -1.0, 0.0, 0.0][:len(batch.scores)]), count=2)
+    perplexity = [math.exp(-((logp[s] * batch.weights[s]).sum() / batch.weights[s].sum()).item()) for s in documents_of(batch)]
+    assert simper_loss(logp, batch).item() == pytest.approx(-(1 / perplexity[0] - 1 / perplexity[1]), rel=1e-5)
+
+
+def test_simper_gradient_by_autograd_of_the_definition(sampled):
+    model, batch, logp = sampled
+    batch = replace(batch, scores=torch.tensor([1.0, -1.0, 0.0, 0.0][:len(batch.scores)]), count=2)
+    ours, = torch.autograd.grad(simper_loss(logp, batch), logp, retain_graph=True)
+    means = [(logp[s] * batch.weights[s]).sum() / batch.weights[s].sum() for s in documents_of(batch)]
+    expected, = torch.autograd.grad(-(means[0].exp() - means[1].exp()), logp)
+    torch.testing.assert_close(ours, expected)
+
+
+def example(**changes):
+    values = dict(task="sums", language="en", level=1, messages=[{"role": "user", "content": "What is 2 + 2?"}],
+                  reply={"content": "2 + 2 = 4."}, expected={}, thoughts={"steps": ""}, reasoning=True)
+    return Example(**values | changes)
+
+
+def rollout(content, reward, length):
+    return Rollout(example(), [1], [0] * length, "", content, reward)
+
+
+def test_pairs():
+    short, long, wrong, cut = (rollout("2 + 2 = 4.", 1.0, 9), rollout("2 + 2 = 4.", 1.0, 30),
+                               rollout("2 + 2 = 5.", 0.0, 5), rollout(None, 0.0, 99))
+    assert concise_pair([long, short]) == (short, long)
+    assert concise_pair([long, wrong, short]) == (short, wrong)
+    assert concise_pair([wrong, cut]) is None and concise_pair([short, short]) is None
+    assert preferred_pair([long, wrong, short]) == (short, wrong)
+    assert preferred_pair([wrong, cut]) is None
+    assert preferred_pair([long, short]) is None  # the judge sees no difference
+
+
+@pytest.mark.parametrize("content, score", [
+    ("The answer to 2 + 2 is 4.", 4), ("the answer to 2 + 2 is 4", 3), ("2 더하기 2는 4예요.", 3), ("", 0), (None, 0),
+    ("Four!", 3), ("The sum of 2 and 2 is 4.\nThe sum of 2 and 2 is 4.", 3)])
+def test_judge(content, score):
+    assert judge(example(), content) == score
+
+
+@pytest.mark.parametrize("text, reasoning, parts", [
+    ("a\n</think>\n\nb[|endofturn|]", True, ("a", "b")), ("b[|endofturn|]", False, ("", "b")),
+    ("a thought without end[|endofturn|]", True, ("a thought without end", None)), ("cut", False, ("cut", None))])
+def test_a_reply_taken_apart(text, reasoning, parts):
+    assert split_reply(text, reasoning) == parts

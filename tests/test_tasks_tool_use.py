@@ -1,0 +1,229 @@
+"""Tool use: replies are judged exactly, names are mostly new, chains can be run to their end."""
+
+import json
+from collections import defaultdict
+from random import Random
+
+import pytest
+
+from minexaone.tasks import tool_use
+from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases, say, user
+from minexaone.tasks.tool_use import SUM, TASKS, Episode, episode, parse_calls, valid_calls, verify
+
+CASES = [(name, language, level) for name, task in TASKS.items() for language in LANGUAGES
+         for level in range(1, task.levels + 1)]
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Of each split, as `sample` would draw them."""
+    rng, drawn = Random(0), {"train": [], "test": []}
+    for split, count in (("train", 40), ("test", 20)):
+        for name, language, level in CASES * count:
+            example = TASKS[name].make(rng, language, level, split == "test")
+            if not example.key or held_out(example.key) == (split == "test"):
+                drawn[split].append(example)
+    assert min(map(len, drawn.values())) > 40
+    return drawn
+
+
+def written(calls):
+    """Calls as the model writes them."""
+    return "\n".join(f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>" for call in calls)
+
+
+def known_names(example):
+    """The names of the tools and of their parameters."""
+    return {name for t in example.tools
+            for name in [t["function"]["name"], *t["function"]["parameters"]["properties"]]}
+
+
+def test_every_reference_reply_is_right_and_valid_and_another_ones_is_wrong(examples):
+    replies = defaultdict(list)
+    for e in examples["train"] + examples["test"]:
+        assert verify(e, e.text), e
+        assert valid_calls(e, e.text), e
+        assert not verify(e, "") and not verify(e, "?") and not verify(e, e.text + "</tool_call>"), e
+        replies[e.task, e.language].append(e.text)
+    rng = Random(1)
+    for task in TASKS:
+        drawn = [e for e in examples["train"] if e.task == task]
+        assert sum(verify(e, rng.choice(replies[task, e.language])) for e in drawn) < 0.1 * len(drawn), task
+
+
+def test_replies_are_in_the_language_of_the_question(examples):
+    spoken = [e for e in examples["train"] if "calls" not in e.expected and "numbers" in e.expected]
+    assert len(spoken) > 30
+    for e in spoken:
+        hangul = any("가" <= c <= "힣" for c in e.text)
+        assert hangul == (e.language == "ko"), e.text
+        other = say(Random(0), "en" if e.language == "ko" else "ko", "tool.dice.total", sum=e.expected["last"])
+        assert not verify(e, ", ".join(map(str, e.expected["numbers"])) + f". {other}"), e
+
+
+@pytest.mark.parametrize("reply, good", [
+    ('{"name": "roll", "arguments": {"n": 6}}', False),
+    ('{"name": "roll", "arguments": {"n": 6}}|{"arguments": {"n": 20}, "name": "roll"}', True),
+    ('{"name": "roll", "arguments": {"n": 20}}|{"name": "roll", "arguments": {"n": 6}}', True),
+    ('{"name": "roll", "arguments": {"n": "6"}}|{"name": "roll", "arguments": {"n": 20}}', False),
+    ('{"name": "roll", "arguments": {"n": 6}}|{"name": "roll", "arguments": {"n": 6}}', False),
+    ('{"name": "rol", "arguments": {"n": 6}}|{"name": "roll", "arguments": {"n": 20}}', False),
+    ('{"name": "roll", "arguments": {"n": 6}|{"name": "roll", "arguments": {"n": 20}}', False)])
+def test_calls_are_judged_as_json_in_any_order(reply, good):
+    calls = [{"name": "roll", "arguments": {"n": n}} for n in (6, 20)]
+    example = Example("call", "en", 2, [], {}, {"calls": calls}, {})
+    text = "\n".join(f"<tool_call>{call}</tool_call>" for call in reply.split("|"))
+    assert verify(example, text) is good
+
+
+@pytest.mark.parametrize("text, calls", [
+    ("Hello", []), ('<tool_call>{"name": "a", "arguments": {}}</tool_call>', [{"name": "a", "arguments": {}}]),
+    ('<tool_call>{"name": "a", "arguments": {}}', None), ("<tool_call>[]</tool_call>", None),
+    ('<tool_call>{"name": "a"}</tool_call>', None), ('<tool_call>{"name": 1, "arguments": {}}</tool_call>', None),
+    ('<tool_call>{"name": "a", "arguments": {"x": NaN}}</tool_call>', None)])
+def test_parsing_calls(text, calls):
+    assert parse_calls(text) == calls
+
+
+@pytest.mark.parametrize("call, good", [
+    ({"name": "roll", "arguments": {"n": 6}}, True), ({"name": "roll", "arguments": {"n": "6"}}, False),
+    ({"name": "roll", "arguments": {}}, False), ({"name": "roll", "arguments": {"n": 6, "m": 1}}, False),
+    ({"name": "rol", "arguments": {"n": 6}}, False)])
+def test_calls_are_valid_if_they_fit_the_schema(call, good):
+    schema = tool_use.schema("roll", "Roll a dice.", {"n": {"type": "int"}})  # "int", as in the model card
+    assert valid_calls(Example("call", "en", 1, [], {}, {}, {}, tools=[schema]), written([call])) is good
+
+
+@pytest.mark.parametrize("expected, reply, good", [
+    ({"numbers": [3, 5], "last": 8}, "You rolled 3 and 5. 3 + 5 = 8. The sum is 8.", True),
+    ({"numbers": [3, 5], "last": 8}, "You rolled 3 and 5. The sum is 9.", False),
+    ({"numbers": [3, 5], "last": 8}, "You rolled 5 and 3. The sum is 8.", False),
+    ({"numbers": [3, 5], "last": 8}, "You rolled 3 and 5. 3 + 5 = 9. The sum is 8.", False),
+    ({"numbers": [3, 5], "last": 8}, "주사위 결과는 3, 5예요. 합은 8이에요.", False),
+    ({"words": ["sunny", "21"]}, "It is sunny in Oslo, with 21 degrees.", True),
+    ({"words": ["sunny", "21"]}, "It is sunny in Oslo, with 211 degrees.", False),
+    ({"words": ["5"]}, "The temperature is -5.", False),
+    ({"words": ["no banko"], "mark": "tool.error.mark"}, "There was an error: no banko.", True),
+    ({"words": ["no banko"], "mark": "tool.error.mark"}, "It is no banko today.", False),
+    ({"words": ["no banko"], "mark": "tool.error.mark"}, "There was an error: no banka.", False),
+    ({"words": ["21"]}, 'It is 21. <tool_call>{"name": "a", "arguments": {}}</tool_call>', False)])
+def test_sentences_are_judged_by_what_they_must_contain(expected, reply, good):
+    assert verify(Example("answer", "en", 1, [], {}, expected, {}), reply) is good
+
+
+def test_every_addition_is_true(examples):
+    texts = [text for e in examples["train"] for text in (e.text, *e.thoughts.values())]
+    sums = [numbers for text in texts for numbers in SUM.findall(text)]
+    assert len(sums) > 100
+    assert all(int(a) + int(b) == int(c) for a, b, c in sums)
+    assert SUM.findall("3 + 5 = 8, 8 + 2 = 10.") == [("3", "5", "8"), ("8", "2", "10")]
+
+
+def test_train_and_test_share_no_operands_and_no_free_names(examples):
+    keys = {split: {(e.task, e.key) for e in examples[split] if e.key} for split in examples}
+    assert keys["train"] and keys["test"] and not keys["train"] & keys["test"]
+    usual = {name for _, names in tool_use.KINDS.values() for name in names.split()}
+    usual |= {name for _, names in tool_use.ROLES.values() for name in names.split()}
+    free = {split: {name for e in examples[split] for name in known_names(e)} - usual for split in examples}
+    assert len(free["train"]) > 800 and not free["train"] & free["test"]
+    held = set(f"{tool_use.TEST_DICE_TOOLS} {tool_use.TEST_DICE_PARAMETERS}".split())
+    assert not held & free["train"] and held & free["test"]
+
+
+def test_more_than_half_of_the_names_are_free_and_hardly_one_comes_twice(examples):
+    names = [t["function"]["name"] for e in examples["train"] for t in e.tools]
+    usual = {name for _, kind in tool_use.KINDS.values() for name in kind.split()}
+    free = [name for name in names if name not in usual]
+    assert 0.5 < len(free) / len(names) < 0.75
+    assert len(set(free)) > 0.75 * len(free)
+
+
+def test_levels_are_harder_and_harder(examples):
+    def mean(task, level, size):
+        values = [size(e) for e in examples["train"] if e.task == task and e.level == level]
+        return sum(values) / len(values)
+
+    assert all(len(e.expected.get("calls", "1")) == 1 for e in examples["train"] if (e.task, e.level) == ("call", 1))
+    assert mean("call", 2, lambda e: len(e.expected.get("calls", ()))) > 1.7
+    assert mean("call", 3, lambda e: len(e.tools)) > mean("call", 2, lambda e: len(e.tools)) + 1.5
+    assert mean("answer", 1, lambda e: "error" in str(e.messages)) == 0
+    assert mean("answer", 2, lambda e: "error" in str(e.messages)) > 0.7
+    rng = Random(0)
+    for level in (1, 2, 3):  # the trouble of one call can add one, and can cut the chain short
+        steps = [len(episode(rng, "en", level, False).script) for _ in range(60)]
+        assert max(set(steps), key=steps.count) == level + 1 and max(steps) == level + 2
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("test", (False, True))
+def test_an_episode_can_be_run_to_its_end(language, test):
+    rng, troubled = Random(2), 0
+    for level in (1, 2, 3) * 15:
+        run, calls = episode(rng, language, level, test), []
+        assert held_out(run.key) == test
+        for call, result in run.script:
+            calls.append(call)
+            answered = run.respond(**call)
+            assert answered == result
+            troubled += isinstance(answered, dict) and "error" in answered
+        assert run.verify(run.reply, calls), run
+        assert not run.verify(run.reply, calls[:-1]) and not run.verify("", calls)
+        assert not run.verify(run.reply, calls + calls[-1:] * 3)
+        assert len(calls) < 2 or calls[0] == calls[1] or not run.verify(run.reply, calls[::-1])
+        known = run.tools[0]["function"]["name"]
+        assert "error" in run.respond("no_such_tool", {}) and "unknown" in run.respond(known, {"?": 1})["error"]
+    assert troubled > 4
+
+
+def test_a_call_that_fails_at_first_works_the_second_time():
+    call = {"name": "a", "arguments": {}}
+    run = Episode([user("?")], [], "en", 1, [(call, {"error": "busy"}), (call, 7)], "It is 7.", {"words": ["7"]}, "")
+    assert [run.respond("a", {}) for _ in range(3)] == [{"error": "busy"}, 7, 7]
+    assert run.verify("It is 7.", [call, call]) and not run.verify("It is 7.", [call])
+
+
+def test_no_tool_and_no_call_without_a_fitting_one(examples):
+    refusals = [e for e in examples["train"] if e.expected.get("mark") == "tool.none.mark"]
+    assert len(refusals) > 20 and any(e.tools for e in refusals) and not all(e.tools for e in refusals)
+    for e in refusals:
+        assert not verify(e, written([{"name": "roll", "arguments": {"n": 6}}]))
+
+
+def test_calls_can_be_copied_from_what_the_model_reads(examples):
+    """Each name or word in a call stands in the schema or in the messages."""
+    calls = [(e, call) for e in examples["train"] for call in e.expected.get("calls", ())]
+    assert len(calls) > 500
+    for e, call in calls:
+        seen = json.dumps([e.messages, e.tools], ensure_ascii=False)
+        for value in (call["name"], *call["arguments"], *call["arguments"].values()):
+            assert not isinstance(value, str) or json.dumps(value, ensure_ascii=False)[1:-1] in seen, (e, value)
+
+
+def test_spanish_says_es_la_for_one_o_clock():
+    rng, clock = Random(0), tool_use.make_tool(Random(0), "es", "time", False)
+    for result, words in (("1:05", "es la 1:05"), ("01:05", "es la 01:05"), ("13:05", "son las 13:05")):
+        use = tool_use.Use(clock, {"city": "Busán"}, result)
+        assert all(words in tool_use.report(rng, "es", use)[0].lower() for _ in range(20))
+
+
+def test_phrases_exist_in_three_languages():
+    own = {key: texts for key, texts in phrases().items() if key.startswith("tool.")}
+    assert len(own) > 100
+    for key, texts in own.items():
+        assert set(texts) == set(LANGUAGES), key
+        assert all(text and text == text.strip() for alternatives in texts.values() for text in alternatives), key
+
+
+def test_the_seed_decides():
+    def draw(seed):
+        rng = Random(seed)
+        return [TASKS[name].make(rng, language, level, False) for name, language, level in CASES]
+
+    assert draw(7) == draw(7) != draw(8)
+
+
+def test_messages_end_before_the_reply_and_no_tool_has_two_schemas(examples):
+    for e in examples["train"]:
+        assert e.messages[-1]["role"] in {"call": ("user",), "answer": ("tool",), "multistep": ("user", "tool")}[e.task]
+        names = [t["function"]["name"] for t in e.tools]
+        assert len(names) == len(set(names))

@@ -1,0 +1,187 @@
+"""The whole pipeline with its smallest preset: every stage runs, a killed run goes on, the report can be drawn."""
+
+import json
+from random import Random
+
+import pytest
+import torch
+
+from minexaone import Exaone4, Tokenizer, evaluate
+from minexaone.tasks import TASKS, sample
+from minexaone.training import agapo, data, report, rollout
+from minexaone.training.__main__ import STAGES, main, train_all
+from minexaone.training.data import RATIO, needle, plain, sft_documents, turn_document, turn_ids
+from minexaone.training.run import PRESETS, Run
+from minexaone.training.tokenizer import CONTROL
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run. Its model learns next to nothing, so replies are rewarded by chance: half of them are "right"."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "split_reply", lambda text, reasoning: ("", text))
+        patch.setattr(rollout, "verify", lambda example, content: len(content) % 2 == 0)
+        train_all(Run(folder, PRESETS["smoke"], 0, torch.device("cpu")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(run):
+    return Tokenizer.from_pretrained(run / "tokenizer")
+
+
+def read(run, stage):
+    return json.loads((run / stage / "report.json").read_text(encoding="utf-8"))
+
+
+def test_every_stage_leaves_a_model_and_a_report(run):
+    assert {path.name for path in run.iterdir()} == {"tokenizer", *STAGES}  # and no checkpoint, no temporary file
+    for stage in STAGES:
+        model = Exaone4.from_pretrained(run / stage, device="cpu")
+        assert model.config.max_position_embeddings == {"pretrain": 512, "extend1": 1024}.get(stage, 2048)
+        assert Tokenizer.from_pretrained(run / stage).vocab_size == model.config.vocab_size
+        assert all(entry["loss"] == entry["loss"] for log in report.logs(read(run, stage)) for entry in log["steps"])
+
+
+def test_every_stage_changes_the_weights(run):
+    weights = [Exaone4.from_pretrained(run / stage, device="cpu").layers[0].mlp.up_proj.weight for stage in STAGES]
+    assert all(not torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False))
+
+
+def test_the_command_skips_what_is_done(run, monkeypatch):
+    monkeypatch.setitem(STAGES, "sft", lambda run: 1 / 0)
+    before = (run / "simper2" / "model.safetensors").stat().st_mtime_ns
+    main(["--out", str(run), "--smoke", "--device", "cpu"])
+    assert (run / "simper2" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_killed_run_ends_where_a_whole_one_does(run, tmp_path, monkeypatch):
+    killed = Run(tmp_path, PRESETS["smoke"], 0, torch.device("cpu"))
+    (tmp_path / "tokenizer").symlink_to(run / "tokenizer")
+    draw = data.Steps.__getitem__
+    monkeypatch.setattr(data.Steps, "__getitem__", lambda self, step: draw(self, step) if step < 3 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_all(killed)
+    assert (tmp_path / "pretrain.state.safetensors").is_file() and not killed.is_done("pretrain")
+    monkeypatch.setattr(data.Steps, "__getitem__", draw)
+    train_all(killed, until="pretrain")
+    a, b = (Exaone4.from_pretrained(folder / "pretrain", device="cpu") for folder in (run, tmp_path))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert [e["loss"] for e in read(run, "pretrain")["log"]["steps"]] == [
+        e["loss"] for e in read(tmp_path, "pretrain")["log"]["steps"]]
+
+
+def test_evaluation_and_report(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)  # this model never ends a reply
+    scores = tmp_path / "scores.json"
+    evaluate.main([str(run / "simper2"), "--count", "1", "--needles", "1", "--device", "cpu", "--json", str(scores)])
+    found = json.loads(scores.read_text())
+    assert {(r["task"], r["language"], r["reasoning"]) for r in found["by_task"]} == {
+        (task, language, mode) for task in TASKS for language in ("en", "ko", "es") for mode in (False, True)}
+    assert {row["length"] for row in found["needles"]} == {256, 512, 1024, 2048}
+    assert "needles found" in capsys.readouterr().out
+    (run / "scores.simper2.json").write_text(scores.read_text())
+    report.main([str(run), "--out", str(tmp_path / "report")])
+    (run / "scores.simper2.json").unlink()
+    pictures = {path.name for path in (tmp_path / "report").glob("*.png")}
+    assert pictures == {"loss.png", "agapo.png", "levels.png", "thinking.png", "budget.png", "needles.png"}
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path), "--out", str(tmp_path / "x")])
+    assert "holds no finished stage: train first" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+# --------------------------------------------------------------------------------------------------- the data
+
+
+def test_control_tokens_have_the_first_ids(tokenizer):
+    assert [tokenizer.token_to_id(token) for token in CONTROL] == list(range(15))
+    assert tokenizer.eos_token_id == 14 and tokenizer.special_ids == {0, 1, 2, 3, 10, 11, 12, 13, 14}
+
+
+def test_digits_and_newlines_never_merge(run, tokenizer):
+    merges = json.loads((run / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
+    assert merges and not [merge for merge in merges if set("".join(merge)) & set("0123456789Ċ")]
+    assert len(tokenizer.encode("31415")) == 5
+
+
+def test_prompt_and_reply_join_to_the_template_of_the_whole(tokenizer):
+    rng = Random(0)
+    for _ in range(100):
+        example = sample(rng)
+        prompt, reply = turn_ids(example, tokenizer)
+        thinking = {"reasoning_content": example.thoughts[example.style]} if example.reasoning else {}
+        whole = tokenizer.apply_chat_template([*example.messages, example.reply | thinking], example.tools,
+                                              add_generation_prompt=False, skip_think=False)
+        assert prompt + reply + tokenizer.encode("\n") == whole
+
+
+def test_only_the_reply_counts_and_cut_thinking_is_prompt(tokenizer, monkeypatch):
+    example = sample(Random(0), task="compare", reasoning=True)
+    prompt, reply = turn_ids(example, tokenizer)
+    document = turn_document(example, tokenizer, Random(1))  # which cuts nothing at its first draw
+    assert document.ids == prompt + reply and document.weights == [0.0] * len(prompt) + [1.0] * len(reply)
+    monkeypatch.setattr(data, "CUT", 1)
+    document = turn_document(example, tokenizer, Random(0))
+    counted = [id for id, weight in zip(document.ids, document.weights, strict=True) if weight]
+    assert tokenizer.decode(counted) == example.reply["content"] + "[|endofturn|]"
+    assert tokenizer.decode(document.ids[:-len(counted)]).endswith("\n</think>\n\n")
+
+
+def test_reasoning_and_non_reasoning_tokens_stand_at_their_ratio(tokenizer):
+    tokens = {True: 0, False: 0}
+    stream = sft_documents(Random(0), tokenizer, 2048, second=False)
+    for _ in range(600):
+        ids = next(stream).ids
+        reply = tokenizer.decode(ids).rpartition("[|assistant|]")[2]
+        tokens[not reply.startswith("\n<think>\n\n</think>")] += len(ids)
+    assert RATIO * 0.95 < tokens[True] / tokens[False] < RATIO * 1.1
+
+
+def test_a_plain_page_has_no_control_tokens_and_a_needle_is_as_long_as_asked(tokenizer):
+    for n in range(50):
+        ids = tokenizer.encode(plain(sample(Random(n))))
+        assert not set(ids) & set(range(4, 15)) - {8, 9}
+    for length in (600, 1500):
+        example = needle(Random(length), tokenizer, length)
+        assert len(tokenizer.apply_chat_template(example.messages)) <= length
+
+
+# ------------------------------------------------------------------------------------------------ sampled replies
+
+
+def test_a_round_keeps_wrong_groups_and_drops_right_ones(run, tokenizer, monkeypatch):
+    model = Exaone4.from_pretrained(run / "sft", device="cpu")
+    rewards = iter([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(rollout, "verify", lambda example, content: next(rewards))
+    monkeypatch.setattr(rollout, "split_reply", lambda text, reasoning: ("", text))
+    rng = Random(0)
+    examples = [agapo.hard_example(rng) for _ in range(3)]
+    rounds = agapo.Rollouts(model, model, tokenizer, examples, algorithm="agapo", queries=3, group=2, updates=1,
+                            max_new_tokens=8, tokens=1024, longest=1024, seed=0)
+    batches, numbers = next(rounds.draw(0))
+    assert numbers["reward"] == 0.5 and numbers["all_correct"] == numbers["all_wrong"] == pytest.approx(1 / 3)
+    scores = [score for batch in batches for score in batch.scores.tolist() if score]
+    assert len(scores) == 4 and batches[0].count == 4  # the right group is gone
+    assert sum(score > 0 for score in scores) == 1 and sum(score < 0 for score in scores) == 3
+    torch.testing.assert_close(batches[0].reference * batches[0].weights, agapo.PackedModel(model)(
+        batches[0]).detach() * batches[0].weights)
+
+
+def test_replies_are_the_same_alone_and_in_a_batch(run, tokenizer):
+    model = Exaone4.from_pretrained(run / "sft", dtype="float32", device="cpu")
+    examples = [sample(Random(n), task="chat") for n in range(5)]
+    together = rollout.roll_out(model, tokenizer, examples, 0, 12, 0.0)
+    for example, found in zip(examples, together, strict=True):
+        assert rollout.roll_out(model, tokenizer, [example], 0, 12, 0.0)[0].ids == found.ids
+    assert [r.example for r in rollout.roll_out(model, tokenizer, examples[:2], 0, 4, group=2)] == [
+        examples[0], examples[0], examples[1], examples[1]]
+
+
+def test_presets_fit_together():
+    for preset in PRESETS.values():
+        assert preset.contexts[-1] >= 16 * preset.window and preset.agapo.steps % preset.round[2] == 0
+        assert preset.agapo.save_every % preset.round[2] == 0 and preset.tokens >= preset.contexts[-1]
