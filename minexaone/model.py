@@ -494,12 +494,14 @@ def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probs, ids = (logits.float() / temperature).softmax(-1).topk(min(top_k or math.inf, logits.shape[-1]))
-    before = probs.cumsum(-1) - probs  # probability of the ids ahead of each
-    probs = probs.masked_fill(before >= top_p * probs.sum(-1, keepdim=True), 0)
+    probs, ids = (logits.float() / temperature).softmax(-1), None
+    if top_k or top_p < 1:
+        probs, ids = probs.topk(min(top_k or math.inf, logits.shape[-1]))
+        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p * probs.sum(-1, keepdim=True), 0)
     cumulative = probs.cumsum(-1)
-    chosen = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
-    return ids.gather(1, chosen.clamp(max=probs.count_nonzero(-1)[:, None] - 1))[:, 0]
+    limit = cumulative[:, -1:] * (1 - 2**-23)  # just below the sum, to which rounding must not lift a draw
+    chosen = torch.searchsorted(cumulative, torch.minimum(draw[:, None] * cumulative[:, -1:], limit), right=True)
+    return (chosen if ids is None else ids.gather(1, chosen))[:, 0]
 
 
 # -------------------------------------------------------------------------------------------------- utilities

@@ -155,7 +155,8 @@ def test_grpo_loss_by_hand_and_clipping_stops_the_gradient(sampled):
 def test_simper_loss_by_hand(sampled):
     _, batch, logp = sampled
     batch = replace(batch, scores=torch.tensor([1.0, -1.0, 0.0, 0.0][:len(batch.scores)]), count=2)
-    perplexity = [math.exp(-((logp[s] * batch.weights[s]).sum() / batch.weights[s].sum()).item()) for s in documents_of(batch)]
+    means = [((logp[s] * batch.weights[s]).sum() / batch.weights[s].sum()).item() for s in documents_of(batch)]
+    perplexity = [math.exp(-mean) for mean in means]
     assert simper_loss(logp, batch).item() == pytest.approx(-(1 / perplexity[0] - 1 / perplexity[1]), rel=1e-5)
 
 

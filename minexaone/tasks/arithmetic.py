@@ -346,11 +346,12 @@ def make_story(rng, language, level, test):
     noun, _, count = rng.choice(phrases()[f"story.{theme}.things"][language]).partition(":")
     name, friend = rng.sample(phrases()["story.name"][language], 2)
     names = {"noun": noun, "count": count, "name": name, "friend": friend, "place": say(rng, language, "story.places")}
-    text = " ".join(say(rng, language, f"story.{theme}.{event}", **names, **numbers) for event, numbers in events)
-    question = ask(rng, language, "story.ask", s=text, q=say(rng, language, f"story.{theme}.question", **names))
+    told = [say(rng, language, f"story.{theme}.{event}", **names, **numbers) for event, numbers in events]
+    question = ask(rng, language, "story.ask", s=" ".join(told),
+                   q=say(rng, language, f"story.{theme}.question", **names))
     reply = say(rng, language, f"story.{theme}.reply", n=result, **names)
     return turn("story", language, level, question, reply, {"last": result},
-                story_thoughts(rng, language, events, operations, names), story_key(events))
+                story_thoughts(rng, language, events, told, operations, names), story_key(events))
 
 
 def story_key(events) -> str:
@@ -393,15 +394,19 @@ def plot(rng, level):
     return events, operations
 
 
-def story_thoughts(rng, language, events, operations, names):
-    """One line an operation; the check undoes them from the last to the first."""
+def story_thoughts(rng, language, events, told, operations, names):
+    """A line for each operation, behind the sentence that asks for it; the check undoes them from last to first."""
     def line(op, x, y):
         return say(rng, language, f"story.{op}.think", s=f"{x} {op} {y} = {APPLY[op](x, y)}")
 
     lines = [line(op, x, y) for op, x, y, _ in operations]
-    begin = [say(rng, language, "story.goal", **names)]
-    if "n" in events[0][1]:
-        begin.append(say(rng, language, "story.start.think", s=events[0][1]["n"]))
+    begin, n = [say(rng, language, "story.goal", **names)], 0
+    for (event, _), sentence in zip(events, told, strict=True):
+        if event == "start":
+            begin.append(f"{sentence} {say(rng, language, 'story.start.think', s=events[0][1]['n'])}")
+        else:
+            lines[n] = f"{sentence} {lines[n]}"
+            n += 2 if event == "packs" else 1
     last = say(rng, language, "story.so", n=operations[-1][-1], **names)
     undone = ", ".join(f"{result} {INVERSE[op]} {y} = {x}" for op, x, y, result in reversed(operations))
     i = rng.randrange(len(operations))
@@ -419,4 +424,4 @@ def verify_story(example, reply) -> bool:
 
 TASKS = {"compare": Task(make_compare, verify_compare, "math", 14, 4),
          "sums": Task(make_sums, verify_sums, "math", 14, 5),
-         "story": Task(make_story, verify_story, "math", 8, 4)}
+         "story": Task(make_story, verify_story, "math", 10, 4)}

@@ -191,6 +191,6 @@ def verify_recall(example: Example, reply: str) -> bool:
 
 TASKS = {
     "chat": Task(chat, verify_chat, "conversation", 10),
-    "unknown": Task(unknown, verify_mark, "conversation", 7),
-    "recall": Task(recall, verify_recall, "conversation", 7, 3),
+    "unknown": Task(unknown, verify_mark, "conversation", 6),
+    "recall": Task(recall, verify_recall, "conversation", 8, 3),
 }

@@ -86,7 +86,9 @@ def draw_items(rng, expected):
         return [topic] * count
     if kind == "spell":
         return list(topic)
-    return rng.sample(phrases()[f"instructions.{topic}.words"][language], count if kind == "list" else 1)
+    words = phrases()[f"instructions.{topic}.words"][language]
+    # In their fixed order, so that "what comes next" never is a word that was said already.
+    return [words[i] for i in sorted(rng.sample(range(len(words)), count if kind == "list" else 1))]
 
 
 def in_case(text, constraints):

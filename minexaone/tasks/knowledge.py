@@ -237,4 +237,4 @@ def verify(example: Example, reply: str) -> bool:
     ))
 
 
-TASKS = {"facts": Task(facts, verify, "world knowledge", 8, 2)}
+TASKS = {"facts": Task(facts, verify, "world knowledge", 10, 2)}

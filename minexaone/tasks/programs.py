@@ -208,7 +208,10 @@ def relation(a: int, b: int) -> str:
 
 
 def trace(language: str, program: str, log: list, inputs: dict | None = None) -> list[str]:
-    """A line of thought for every step: the line of the program, the calculation, and the new value of the variable."""
+    """A line of thought for every step: the line of the program, the calculation, and all variables after it.
+
+    So every value is found in the line before, however long ago it was set.
+    """
     texts, values, thoughts = [text.strip() for text in program.splitlines()], dict(inputs or {}), []
     words = {key: phrases()[f"programs.trace.{key}"][language][0] for key in ("yes", "no", "round")}
     for position, (line, kind, results) in enumerate(log):
@@ -222,14 +225,13 @@ def trace(language: str, program: str, log: list, inputs: dict | None = None) ->
             thoughts.append(f"{text} {relation(*results)}, {words['yes' if taken else 'no']}")
         else:
             name, *rest = text.split()
-            values[name], before = results[0], values.get(name)
-            if rest[0] == "=" and len(rest) == 2:
-                thoughts.append(text if rest[1] == str(results[0]) else f"{text} = {results[0]}")
-            else:
+            known, values = values, values | {name: results[0]}
+            calculation = ""
+            if rest[0] != "=" or len(rest) > 2:
                 left, sign, right = rest[1:] if rest[0] == "=" else (name, rest[0][0], rest[1])
-                known = values | {name: before}
                 a, b = (known[x] if x in known else int(x) for x in (left, right))
-                thoughts.append(f"{text}: {worked(a, sign, b)}, {name} = {results[0]}")
+                calculation = f"{text}: {worked(a, sign, b)}; "
+            thoughts.append(calculation + ", ".join(f"{x} = {value}" for x, value in values.items()))
     return thoughts
 
 
@@ -299,9 +301,8 @@ def histories(program, log):
 
 def slip(rng, language, lines):
     """The lines with one wrong result, which is noticed and put right."""
-    i = rng.choice([i for i, line in enumerate(lines) if ":" in line and line.count("=") > 1 and line[:2] != "if"])
-    start, _, value = lines[i].rpartition(" = ")
-    calculation, _, _ = start.rpartition(" = ")
+    i = rng.choice([i for i, line in enumerate(lines) if ":" in line and ";" in line])
+    calculation, _, value = lines[i].partition(";")[0].rpartition(" = ")
     wrong = max(0, int(value) + rng.choice((-10, -2, -1, 1, 2, 10)))
     wrong += wrong == int(value)
     wait = say(rng, language, "programs.trace.wait", a=calculation.rpartition(": ")[2].rpartition(", ")[2], b=wrong)
@@ -451,7 +452,9 @@ def make_logic(rng, language, level, test):
         question = form(language, sides[side], "who")
         reply = last = form(language, sides[side], "most", a) + "."
         expected = {"answer": a, "names": names, "never": form(language, sides[1 - side], "signs").split("/")}
-    read = ", ".join(f"{x} > {y}" for x, y in facts)
+    read = ", ".join(f"{x} > {y}" for x, y in facts) + ".\n"
+    before = {y: x for x, y in facts}
+    read += ", ".join(f"{before.get(x, '?')} > {x}" for x, _ in facts)  # who stands before each name on the left
     goal, chain = say(rng, language, "programs.logic.goal", q=question), " > ".join(names) + "."
     steps = "\n".join([goal, read + ".", say(rng, language, "programs.logic.first", x=names[0]), chain, last])
     places = ", ".join(f"{name} {place}" for place, name in enumerate(names, 1))
@@ -501,5 +504,5 @@ def verify_logic(example, reply):
     return named == [expected["answer"]] and not any(sign in text for sign in expected["never"])
 
 
-TASKS = {"trace": Task(make_trace, verify_trace, "code", 8, 4), "write": Task(make_write, verify_write, "code", 8, 3),
+TASKS = {"trace": Task(make_trace, verify_trace, "code", 12, 4), "write": Task(make_write, verify_write, "code", 8, 3),
          "logic": Task(make_logic, verify_logic, "code", 5, 3)}

@@ -961,5 +961,5 @@ def verify(example: Example, reply: str) -> bool:
     return not calls and states(reply, example.language, example.expected)
 
 
-TASKS = {"call": Task(call, verify, "tool use", 14, 3), "answer": Task(answer, verify, "tool use", 10, 2),
+TASKS = {"call": Task(call, verify, "tool use", 12, 3), "answer": Task(answer, verify, "tool use", 8, 2),
          "multistep": Task(multistep, verify, "tool use", 8, 3)}
