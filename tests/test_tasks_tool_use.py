@@ -53,7 +53,7 @@ def test_every_reference_reply_is_right_and_valid_and_another_ones_is_wrong(exam
 
 def test_replies_are_in_the_language_of_the_question(examples):
     spoken = [e for e in examples["train"] if "calls" not in e.expected and "numbers" in e.expected]
-    assert len(spoken) > 30
+    assert len(spoken) > 20
     for e in spoken:
         hangul = any("가" <= c <= "힣" for c in e.text)
         assert hangul == (e.language == "ko"), e.text
@@ -114,7 +114,7 @@ def test_sentences_are_judged_by_what_they_must_contain(expected, reply, good):
 def test_every_addition_is_true(examples):
     texts = [text for e in examples["train"] for text in (e.text, *e.thoughts.values())]
     sums = [numbers for text in texts for numbers in SUM.findall(text)]
-    assert len(sums) > 100
+    assert len(sums) > 50
     assert all(int(a) + int(b) == int(c) for a, b, c in sums)
     assert SUM.findall("3 + 5 = 8, 8 + 2 = 10.") == [("3", "5", "8"), ("8", "2", "10")]
 
@@ -130,11 +130,11 @@ def test_train_and_test_share_no_operands_and_no_free_names(examples):
     assert not held & free["train"] and held & free["test"]
 
 
-def test_more_than_half_of_the_names_are_free_and_hardly_one_comes_twice(examples):
+def test_about_two_names_in_five_are_free_and_hardly_one_comes_twice(examples):
     names = [t["function"]["name"] for e in examples["train"] for t in e.tools]
     usual = {name for _, kind in tool_use.KINDS.values() for name in kind.split()}
     free = [name for name in names if name not in usual]
-    assert 0.5 < len(free) / len(names) < 0.75
+    assert 0.35 < len(free) / len(names) < 0.55
     assert len(set(free)) > 0.75 * len(free)
 
 
