@@ -58,7 +58,8 @@ def draw_needles(grid: list[dict], axes, title: str):
     axes.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     for y, row in enumerate(values):
         for x, value in enumerate(row):
-            axes.text(x, y, f"{value:.0%}", ha="center", va="center", fontsize=8)
+            axes.text(x, y, f"{value:.0%}", ha="center", va="center", fontsize=8,
+                      color="white" if value > 0.85 or value < 0.15 else "black")
     axes.set(xticks=range(len(lengths)), xticklabels=[f"{n:,}" for n in lengths], yticks=range(len(depths)),
              yticklabels=[f"{depth:.0%}" for depth in depths], xlabel="tokens", ylabel="depth", title=title)
 
