@@ -673,9 +673,10 @@ def wrong_call(rng, language, use, test):
         return question(rng, language, asked), asked.call, error
     if form == "name":
         return text, function_call(identifier(rng, test), right["function"]["arguments"]), ""
-    if form in ("parameter", "missing", "type"):
+    required = plain(use.tool.schema)["required"]
+    if form in ("parameter", "missing", "type") and required:
         arguments = dict(right["function"]["arguments"])
-        name = rng.choice(plain(use.tool.schema)["required"])
+        name = rng.choice(required)
         value = arguments.pop(name)
         if form == "parameter":
             arguments[identifier(rng, test)] = value
@@ -961,5 +962,5 @@ def verify(example: Example, reply: str) -> bool:
     return not calls and states(reply, example.language, example.expected)
 
 
-TASKS = {"call": Task(call, verify, "tool use", 12, 3), "answer": Task(answer, verify, "tool use", 8, 2),
-         "multistep": Task(multistep, verify, "tool use", 8, 3)}
+TASKS = {"call": Task(call, verify, "tool use", 16, 3), "answer": Task(answer, verify, "tool use", 8, 2),
+         "multistep": Task(multistep, verify, "tool use", 12, 3)}

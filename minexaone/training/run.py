@@ -50,10 +50,10 @@ class Preset:
 PRESETS = {
     "tiny": Preset(  # 5.9M parameters: the shipped model
         vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, heads=8, kv_heads=2,
-        window=128, contexts=(256, 1024, 4096), tokens=65536, rows=2,
-        pretrain=Recipe(1000, 3e-3, "wsd"), extend=Recipe(250, 1e-3), attempts=3,
-        sft=Recipe(2200, 1.5e-3), sft_again=Recipe(250, 4e-4),
-        agapo=Recipe(120, 1e-4, "wsd", save_every=20), queries=4096, round=(128, 8, 1),
+        window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
+        pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=3,
+        sft=Recipe(3600, 1.2e-3), sft_again=Recipe(400, 3e-4),
+        agapo=Recipe(60, 1.5e-4, "wsd", save_every=20), queries=4096, round=(128, 8, 1),
         simper=Recipe(60, 1e-4), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
     "smoke": Preset(  # every line of every stage in a few minutes on a CPU; learns next to nothing
         vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, heads=2, kv_heads=1, window=32,
