@@ -8,7 +8,7 @@ import torch
 
 from minexaone import Exaone4, Tokenizer, evaluate
 from minexaone.tasks import TASKS, sample
-from minexaone.training import agapo, data, report, rollout
+from minexaone.training import agapo, data, report, rollout, ship
 from minexaone.training.__main__ import STAGES, main, train_all
 from minexaone.training.data import RATIO, needle, plain, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
@@ -72,7 +72,7 @@ def test_a_killed_run_ends_where_a_whole_one_does(run, tmp_path, monkeypatch):
         e["loss"] for e in read(tmp_path, "pretrain")["log"]["steps"]]
 
 
-def test_evaluation_and_report(run, tmp_path, capsys, monkeypatch):
+def test_evaluation_report_and_shipping(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)  # this model never ends a reply
     scores = tmp_path / "scores.json"
     evaluate.main([str(run / "simper2"), "--count", "1", "--needles", "1", "--device", "cpu", "--json", str(scores)])
@@ -82,10 +82,27 @@ def test_evaluation_and_report(run, tmp_path, capsys, monkeypatch):
     assert {row["length"] for row in found["needles"]} == {256, 512, 1024, 2048}
     assert "needles found" in capsys.readouterr().out
     (run / "scores.simper2.json").write_text(scores.read_text())
-    report.main([str(run), "--out", str(tmp_path / "report")])
+    ship.main([str(run), "--assets", str(tmp_path / "assets"), "--preset", "smoke"])
     (run / "scores.simper2.json").unlink()
-    pictures = {path.name for path in (tmp_path / "report").glob("*.png")}
+    pictures = {path.name for path in (tmp_path / "assets" / "training").glob("*.png")}
     assert pictures == {"loss.png", "agapo.png", "levels.png", "thinking.png", "budget.png", "needles.png"}
+    card = (tmp_path / "assets" / "model" / "README.md").read_text()
+    assert all(f"| {task} | {mode}reasoning | " in card for task in TASKS for mode in ("", "non-"))
+    assert all(f"| {stage} | " in card for stage in STAGES) and f"on {read(run, 'sft')['hardware']} with torch" in card
+    for folder, stage in {"model": "simper2", "stages/base": "extend2", "stages/sft": "sft",
+                          "stages/agapo": "agapo"}.items():
+        ours, theirs = (Exaone4.from_pretrained(path, device="cpu").embed_tokens.weight
+                        for path in (tmp_path / "assets" / folder, run / stage))
+        assert torch.equal(ours, theirs)
+        Tokenizer.from_pretrained(tmp_path / "assets" / folder)
+
+
+def test_an_unfinished_run_is_not_shipped(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "sft").symlink_to(run / "sft")
+    with pytest.raises(SystemExit, match="no finished extend2, agapo, simper2: train first"):
+        ship.main([str(tmp_path / "run"), "--assets", str(tmp_path / "assets")])
+    assert not (tmp_path / "assets").exists()
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):

@@ -208,30 +208,37 @@ def relation(a: int, b: int) -> str:
 
 
 def trace(language: str, program: str, log: list, inputs: dict | None = None) -> list[str]:
-    """A line of thought for every step: the line of the program, the calculation, and all variables after it.
+    """A line of thought for every step: the line of the program, the values that it reads, the calculation, its effect.
 
-    So every value is found in the line before, however long ago it was set.
+    "q = r * 2: r = 4, 4 * 2 = 8; q = 8": a value is read where its name was last set or read, by copying.
     """
     texts, values, thoughts = [text.strip() for text in program.splitlines()], dict(inputs or {}), []
     words = {key: phrases()[f"programs.trace.{key}"][language][0] for key in ("yes", "no", "round")}
+
+    def read(*names):
+        return [f"{name} = {values[name]}" for name in dict.fromkeys(names) if name in values]
+
     for position, (line, kind, results) in enumerate(log):
         text = texts[line - 1]
         if kind == "for":
             thoughts.append(words["round"].format(i=results[0]))
         elif kind == "print":
-            thoughts.append(f"{text}: {results[0]}")
+            thoughts.append(f"{text}: " + ", ".join(read(text[6:-1]) or [str(results[0])]))
         elif kind == "if":
             taken = position + 1 < len(log) and log[position + 1][0] == line + 1
-            thoughts.append(f"{text} {relation(*results)}, {words['yes' if taken else 'no']}")
+            _, left, _, right = text.removesuffix(":").split()
+            thoughts.append(f"{text} " + ", ".join([*read(left, right), relation(*results),
+                                                    words["yes" if taken else "no"]]))
         else:
             name, *rest = text.split()
-            known, values = values, values | {name: results[0]}
-            calculation = ""
             if rest[0] != "=" or len(rest) > 2:
                 left, sign, right = rest[1:] if rest[0] == "=" else (name, rest[0][0], rest[1])
-                a, b = (known[x] if x in known else int(x) for x in (left, right))
-                calculation = f"{text}: {worked(a, sign, b)}; "
-            thoughts.append(calculation + ", ".join(f"{x} = {value}" for x, value in values.items()))
+                a, b = (values[x] if x in values else int(x) for x in (left, right))
+                thoughts.append(f"{text}: {', '.join([*read(left, right), worked(a, sign, b)])}; {name} = {results[0]}")
+            else:
+                thoughts.append(f"{name} = {results[0]}" if rest[1].isdigit()
+                                else f"{text}: {', '.join(read(rest[1]))}; {name} = {results[0]}")
+            values[name] = results[0]
     return thoughts
 
 

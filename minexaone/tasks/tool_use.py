@@ -28,7 +28,7 @@ from minexaone.tasks.base import (
 )
 from minexaone.tools import argument_error, checked_json
 
-FREE_NAMES = 0.4  # the share of tools and of parameters with a freely drawn name
+FREE_NAMES = 0.15  # the share of tools and of parameters with a freely drawn name
 DICE_TOOLS = "roll_dice roll_die throw_dice roll dice_roll dice"
 TEST_DICE_TOOLS = "cast_dice random_dice roll_one_dice"
 DICE_PARAMETERS = "max_num sides n faces num_sides size maximum d upper limit"

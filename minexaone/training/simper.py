@@ -124,14 +124,39 @@ def draw_pairs(pairs, pairs_per_step: int, tokens: int, longest: int, seed: int)
 # ------------------------------------------------------------------------------------------------------- stage
 
 
+def held_out(model: Exaone4, tokenizer: Tokenizer, stage: int, count: int, max_new_tokens: int) -> list[Rollout]:
+    """Greedy replies to queries of a stage's kind that no training sees."""
+    rng = Random(f"simper held out {stage}")
+    return roll_out(model, tokenizer, [preference_example(rng, stage, "test") for _ in range(count)], 0, max_new_tokens,
+                    0.0, "held out")
+
+
+def summary(replies: list[Rollout], tokenizer: Tokenizer) -> dict:
+    """Means over replies: right, the judge's points, in the right language, thinking tokens (of those that think)."""
+    thoughts = [len(tokenizer.encode(r.thought)) for r in replies if r.example.reasoning]
+    means = {"right": [r.reward for r in replies], "judge": [judge(r.example, r.content) for r in replies],
+             "language": [r.content is not None and in_language(r.content, target_language(r.example))
+                          for r in replies], "thinking_tokens": thoughts}
+    return {name: round(sum(values) / len(values), 4) if values else 0.0 for name, values in means.items()}
+
+
+def win_rate(ours: list[Rollout], theirs: list[Rollout]) -> float:
+    """How often the judge likes our reply to a query better than theirs; as good counts half."""
+    points = [[judge(r.example, r.content) for r in replies] for replies in (ours, theirs)]
+    return round(sum((a > b) + (a == b) / 2 for a, b in zip(*points, strict=True)) / len(ours), 4)
+
+
 def simper(run: Run, stage: int):
     """Stage 1: right and short. Stage 2: pleasant and in the right language, on some of stage 1's queries too."""
     preset, tokenizer = run.preset, run.tokenizer
     model = run.load("agapo" if stage == 1 else "simper1")
+    before = held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens)
     queries, group, pairs_per_step = preset.pairs
     rng = Random(f"simper 1 {run.seed}")
     again = [preference_example(rng, 1) for _ in range(queries // 4)] if stage == 2 else []
     pairs, found = sample_pairs(model, tokenizer, stage, queries, group, run.seed, preset.max_new_tokens, again)
     draw = draw_pairs(pairs, pairs_per_step, preset.tokens, preset.contexts[-1], run.seed)
     log = fit(model, draw, simper_loss, preset.simper, run.folder, f"simper{stage}")
-    run.save(f"simper{stage}", model, {"log": log, **found})
+    after = held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens)
+    run.save(f"simper{stage}", model, {"log": log, **found, "before": summary(before, tokenizer),
+                                       "after": summary(after, tokenizer), "win_rate": win_rate(after, before)})

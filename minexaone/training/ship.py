@@ -1,0 +1,147 @@
+"""Put a finished run into assets/: the final model with its card, the stages before it, the report and its figures.
+
+    python -m minexaone.training.ship runs/tiny
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from minexaone.evaluate import share, wilson
+from minexaone.files import with_temporary
+from minexaone.model import Config, Exaone4
+from minexaone.tasks import LANGUAGES, TASKS
+from minexaone.training import report
+from minexaone.training.run import PRESETS, Preset
+
+FINAL = "simper2"
+LESSONS = {"base": "extend2", "sft": "sft", "agapo": "agapo"}  # assets/stages/NAME: the stage of the run
+
+HEAD = """---
+license: apache-2.0
+language: [en, ko, es]
+---
+
+# minexaone, a very small EXAONE-4-shaped model
+
+The offline stand-in of the minexaone project: the EXAONE 4.0 architecture in its hybrid form, with {parameters:,}
+parameters ({layers} layers, hidden size {hidden}, window {window}, context {context:,}, {vocab:,} tokens), **trained
+from scratch on problems that this project generates** (`minexaone/tasks/`). No tokenizer, weight or output of any other
+model went into it. It is not EXAONE and was not made by LG AI Research. License: Apache-2.0, as the project.
+
+It knows a small closed world in English, Korean and Spanish: {tasks}. Of anything else it knows nothing.
+It is for teaching, not for use.
+
+`../stages/` holds the same model after earlier stages: `base` (pre-training and both extensions), `sft` and `agapo`.
+
+## Recipe
+
+`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {hardware} with torch {torch}, then
+`python -m minexaone.training.ship RUN`. AdamW (0.9, 0.95), weight decay 0.1, clipping at 1, bfloat16 with masters in
+float32.
+
+| stage | steps | peak learning rate | tokens, with padding | seconds | last loss |
+|---|---|---|---|---|---|
+"""
+
+DATA = """
+The data is drawn anew at every step from the seed, the stage and the number of the step. Held out are, by a hash of its
+operands, one problem in ten: training never draws one of these, and every score below is of these alone. Replies of the
+model itself, judged by the tasks' verifiers, are the data of AGAPO and SimPER.
+
+![Loss](../training/loss.png)
+"""
+
+SCORES = """
+## Scores
+
+`python -m minexaone evaluate --count {count}`, greedy, held-out problems; share of right replies, with its 95 %
+interval (Wilson) over all three languages.
+
+| task | mode | en | ko | es | interval |
+|---|---|---|---|---|---|
+"""
+
+
+def recipes(preset: Preset) -> dict:
+    """The recipe of each part of each stage, under the names of the report."""
+    extend = [preset.extend] * preset.attempts
+    return {"pretrain": [preset.pretrain], "extend1": extend, "extend2": extend, "agapo": [preset.agapo],
+            "sft": [preset.sft, preset.sft_again], "simper1": [preset.simper], "simper2": [preset.simper]}
+
+
+def joined(rows: list[dict]) -> str:
+    """The interval of the share of right ones in several cells together."""
+    low, high = wilson(sum(r["correct"] for r in rows), sum(r["total"] for r in rows))
+    return f"{low:.1%} to {high:.1%}"
+
+
+def card(found: dict, config: Config, parameters: int, name: str) -> str:
+    """The model card, from the collected report of a run with the preset of this name."""
+    final = found["stages"][FINAL]
+    text = HEAD.format(parameters=parameters, layers=config.num_hidden_layers, hidden=config.hidden_size,
+                       window=config.sliding_window, context=config.max_position_embeddings, vocab=config.vocab_size,
+                       tasks=", ".join(TASKS), preset=name, seed=final["seed"], hardware=final["hardware"],
+                       torch=final["torch"])
+    for stage, parts in recipes(PRESETS[name]).items():
+        for recipe, log in zip(parts, report.logs(found["stages"][stage]), strict=False):
+            text += (f"| {stage} | {recipe.steps:,} | {recipe.learning_rate:g} | {log['tokens']:,} | "
+                     f"{log['seconds']:.0f} | {log['steps'][-1]['loss']:.4f} |\n")
+    text += DATA
+    if FINAL not in found["scores"]:
+        return text + "\nThis run has not been scored.\n"
+    scores = found["scores"][FINAL]
+    text += SCORES.format(count=scores["count"])
+    for task in TASKS:
+        for reasoning in (False, True):
+            rows = [r for r in scores["by_task"] if r["task"] == task and r["reasoning"] == reasoning]
+            if rows:
+                shares = " | ".join(f"{share(r):.1%}" for language in LANGUAGES for r in rows
+                                    if r["language"] == language)
+                text += f"| {task} | {'' if reasoning else 'non-'}reasoning | {shares} | {joined(rows)} |\n"
+    for reasoning in (False, True):
+        rows = [r for r in scores["episodes"] if r["reasoning"] == reasoning]
+        text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | "
+                 + " | ".join(f"{share(r):.1%}" for r in rows) + f" | {joined(rows)} |\n")
+    total = sum(r["total"] for r in scores["by_task"])
+    kept = {key: sum(r[key] for r in scores["by_task"]) / total for key in ("mode_kept", "language_kept")}
+    text += (f"\nThe mode was kept in {kept['mode_kept']:.2%} of all replies, the language in "
+             f"{kept['language_kept']:.2%}.\n\n![Needles in texts of up to the whole context]"
+             "(../training/needles.png)\n")
+    return text + "".join(f"\n![{title}](../training/{file}.png)\n" for file, title in (
+        ("levels", "Accuracy by level of difficulty in both modes"), ("thinking", "Thinking tokens after each stage"),
+        ("budget", "Accuracy against the budget of thinking tokens")))
+
+
+def ship(run: Path, assets: Path, preset: str):
+    """Copy the models of `run` and write card, report and figures. Each folder appears whole or not at all."""
+    found = report.collect(run)
+    missing = [stage for stage in (*LESSONS.values(), FINAL) if stage not in found["stages"]]
+    if missing:
+        raise SystemExit(f"{run} has no finished {', '.join(missing)}: train first, with "
+                         f"`python -m minexaone.training --out {run}`")
+    for name, stage in {"model": FINAL, **{f"stages/{name}": stage for name, stage in LESSONS.items()}}.items():
+        folder = assets / name
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        shutil.copytree(run / stage, part, ignore=shutil.ignore_patterns("report.json"))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    model = Exaone4.from_pretrained(assets / "model", device="cpu")
+    text = card(found, model.config, sum(p.numel() for p in model.parameters()), preset)
+    with_temporary(assets / "model" / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
+    report.main([str(run), "--out", str(assets / "training")])
+
+
+def main(argv=None):
+    """Put a run into assets/."""
+    parser = argparse.ArgumentParser(description="Put a finished run into assets/.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--assets", type=Path, default=Path("assets"))
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="that the run was trained with (tiny)")
+    args = parser.parse_args(argv)
+    ship(args.run, args.assets, args.preset)
+
+
+if __name__ == "__main__":
+    main()
