@@ -14,6 +14,7 @@ from minexaone.training.agapo import (
     agapo_advantages,
     agapo_loss,
     all_correct,
+    clipped_loss,
     grpo_advantages,
     grpo_loss,
     leave_one_out,
@@ -117,6 +118,21 @@ def test_agapo_gradient_is_the_policy_gradient(sampled):
             total -= factor * gradient / 3
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_clipping_changes_nothing_at_the_policy_that_sampled_and_stops_tokens_that_moved(sampled):
+    model, batch, logp = sampled
+    here = replace(batch, old=logp.detach())
+    gradients = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+                 for loss in (agapo_loss(logp, here, 0.1), clipped_loss(logp, here, 0.1))]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    gradient, = torch.autograd.grad(clipped_loss(logp, batch, 0.0), logp)
+    ratio, advantages = (logp - batch.old).exp(), batch.scores[batch.documents]
+    stopped = ((advantages > 0) & (ratio > 1.2)) | ((advantages < 0) & (ratio < 0.8)) | (batch.weights == 0)
+    assert stopped.any() and not stopped.all()
+    expected = torch.where(stopped, 0.0, -ratio * advantages * batch.weights / 3)
+    torch.testing.assert_close(gradient, expected.detach(), atol=1e-6, rtol=1e-4)
 
 
 def test_the_kl_term_is_the_kl_in_the_mean():

@@ -8,7 +8,7 @@ import torch
 
 from minexaone import Exaone4, Tokenizer, evaluate
 from minexaone.tasks import TASKS, sample
-from minexaone.training import agapo, data, report, rollout, ship
+from minexaone.training import agapo, compare, data, report, rollout, ship
 from minexaone.training.__main__ import STAGES, main, train_all
 from minexaone.training.data import RATIO, needle, plain, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
@@ -105,6 +105,18 @@ def test_an_unfinished_run_is_not_shipped(run, tmp_path):
     assert not (tmp_path / "assets").exists()
 
 
+def test_algorithms_are_compared(run, tmp_path, capsys):
+    for name in ("tokenizer", "sft"):
+        (tmp_path / name).symlink_to(run / name)
+    compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "1", "--parts", "--count", "2", "--device", "cpu"])
+    found = report.collect(tmp_path)["comparisons"]
+    assert {row["algorithm"] for row in found.values()} == {
+        "agapo", "grpo", *(f"agapo without {part}" for part in agapo.WITHOUT)}
+    assert not list(tmp_path.glob("*.state.safetensors"))
+    compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "1", "--count", "2", "--device", "cpu"])
+    assert capsys.readouterr().out.count("compare.agapo-0:") == 1  # what is done is done
+
+
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main([str(tmp_path), "--out", str(tmp_path / "x")])
@@ -177,7 +189,7 @@ def test_a_round_keeps_wrong_groups_and_drops_right_ones(run, tokenizer, monkeyp
     monkeypatch.setattr(rollout, "split_reply", lambda text, reasoning: ("", text))
     rng = Random(0)
     examples = [agapo.hard_example(rng) for _ in range(3)]
-    rounds = agapo.Rollouts(model, model, tokenizer, examples, algorithm="agapo", queries=3, group=2, updates=1,
+    rounds = agapo.Rollouts(model, model, tokenizer, examples, algorithm=agapo.AGAPO, queries=3, group=2, updates=1,
                             max_new_tokens=8, tokens=1024, longest=1024, seed=0)
     batches, numbers = next(rounds.draw(0))
     assert numbers["reward"] == 0.5 and numbers["all_correct"] == numbers["all_wrong"] == pytest.approx(1 / 3)
@@ -201,4 +213,5 @@ def test_replies_are_the_same_alone_and_in_a_batch(run, tokenizer):
 def test_presets_fit_together():
     for preset in PRESETS.values():
         assert preset.contexts[-1] >= 16 * preset.window and preset.agapo.steps % preset.round[2] == 0
+        assert preset.compared.save_every % preset.compared_round[2] == 0
         assert preset.agapo.save_every % preset.round[2] == 0 and preset.tokens >= preset.contexts[-1]

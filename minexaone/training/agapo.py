@@ -6,6 +6,8 @@ with advantages in two steps: leave-one-out in the group, then normalised over t
 are dropped; groups that are all wrong stay.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from minexaone.model import Exaone4
 from minexaone.tasks import TASKS, Example, sample
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.loop import fit
+from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Packed, PackedModel, pack
 from minexaone.training.rollout import roll_out
 from minexaone.training.run import Run
@@ -97,6 +99,34 @@ def grpo_loss(logprobs: Tensor, batch: Packed, epsilon=0.2, beta: float = 0.0) -
     return -(batch.per_document(objective) / lengths).sum() / batch.count
 
 
+def clipped_loss(logprobs: Tensor, batch: Packed, beta: float, epsilon=0.2) -> Tensor:
+    """`agapo_loss` with PPO's clipping of every token's ratio to the policy that sampled it: what AGAPO leaves out."""
+    advantages, ratio = batch.scores[batch.documents], (logprobs - batch.old).exp()
+    objective = torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
+    gap = batch.per_document(logprobs) - batch.per_document(batch.reference)
+    return -(batch.per_document(objective) - beta * 0.5 * gap.square()).sum() / batch.count
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A policy gradient. advantages: of rewards [queries, G]. drops_correct: leave out groups that are all correct."""
+
+    advantages: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Packed], Tensor]
+    drops_correct: bool = True
+
+
+AGAPO = Algorithm(agapo_advantages, partial(agapo_loss, beta=BETA))
+GRPO = Algorithm(grpo_advantages, grpo_loss, drops_correct=False)
+WITHOUT = {  # AGAPO without one of its parts
+    "negative all-wrong groups": replace(AGAPO, advantages=partial(agapo_advantages, smoothed=False)),
+    "global advantage": replace(AGAPO, advantages=leave_one_out_smoothed),
+    "asymmetric sampling": replace(AGAPO, drops_correct=False),
+    "unclipped gradient": replace(AGAPO, loss=partial(clipped_loss, beta=BETA)),
+    "KL": replace(AGAPO, loss=partial(agapo_loss, beta=0.0)),
+}
+
+
 # ---------------------------------------------------------------------------------------------------- sampling
 
 
@@ -124,18 +154,17 @@ def prefilter(model: Exaone4, tokenizer: Tokenizer, queries: int, seed: int, max
 
 
 class Rollouts:
-    """The steps of AGAPO or GRPO: samples replies of the model as it is now, and cuts them into batches.
+    """The steps of an algorithm: samples replies of the model as it is now, and cuts them into batches.
 
     Each round samples `group` replies to each of `queries` queries and makes `updates` steps of them.
     """
 
-    def __init__(self, model: Exaone4, reference: Exaone4, tokenizer: Tokenizer, examples: list[Example], *, algorithm,
-                 queries: int, group: int, updates: int, max_new_tokens: int, tokens: int, longest: int, seed: int,
-                 smoothed=True):
+    def __init__(self, model: Exaone4, reference: Exaone4, tokenizer: Tokenizer, examples: list[Example], *,
+                 algorithm: Algorithm, queries: int, group: int, updates: int, max_new_tokens: int, tokens: int,
+                 longest: int, seed: int):
         self.model, self.reference, self.tokenizer, self.examples = model, reference, tokenizer, examples
         self.algorithm, self.queries, self.group, self.updates = algorithm, queries, group, updates
         self.max_new_tokens, self.tokens, self.longest, self.seed = max_new_tokens, tokens, longest, seed
-        self.smoothed = smoothed
 
     def draw(self, start: int):
         """Batches and numbers of every step from `start` on, which must be the first of a round."""
@@ -150,12 +179,11 @@ class Rollouts:
             numbers = {"reward": rewards.mean().item(), "all_correct": all_correct(rewards).float().mean().item(),
                        "all_wrong": (rewards == 0).all(1).float().mean().item(),
                        "length": sum(len(r.ids) for r in rollouts) / len(rollouts)}
-            scores = torch.zeros_like(rewards)
-            if self.algorithm == "agapo":
+            scores, stay = torch.zeros_like(rewards), torch.ones(self.queries, dtype=torch.bool)
+            if self.algorithm.drops_correct:
                 stay = ~all_correct(rewards)
-                scores[stay] = agapo_advantages(rewards[stay], self.smoothed) if stay.any() else scores[stay]
-            else:
-                scores = grpo_advantages(rewards)
+            if stay.any():
+                scores[stay] = self.algorithm.advantages(rewards[stay])
             documents = [rollout.document(score)
                          for rollout, score in zip(rollouts, scores.flatten().tolist(), strict=True)
                          if score and len(rollout.prompt) + len(rollout.ids) <= self.longest]
@@ -172,9 +200,7 @@ class Rollouts:
         for i, batch in enumerate(batches):
             batch = batch.to(self.model.device)
             batch.count = len(documents)
-            batch.reference = PackedModel(self.reference)(batch)
-            if self.algorithm == "grpo":
-                batch.old = PackedModel(self.model)(batch)
+            batch.reference, batch.old = PackedModel(self.reference)(batch), PackedModel(self.model)(batch)
             batches[i] = batch
         return batches
 
@@ -193,21 +219,20 @@ def pass_rate(model: Exaone4, tokenizer: Tokenizer, count: int, max_new_tokens: 
 
 def agapo(run: Run):
     """Raise the pass rate on what the SFT model does not always get right."""
-    model, log, found = learn_from_rewards(run, "agapo", "agapo", run.seed)
-    before, after = (pass_rate(m, run.tokenizer, run.preset.evaluated, run.preset.max_new_tokens)
+    preset = run.preset
+    examples, kept = prefilter(run.load("sft"), run.tokenizer, preset.queries, run.seed, preset.max_new_tokens)
+    model, log = learn_from_rewards(run, "agapo", AGAPO, examples, preset.agapo, preset.round, run.seed)
+    before, after = (pass_rate(m, run.tokenizer, preset.evaluated, preset.max_new_tokens)
                      for m in (run.load("sft"), model))
-    run.save("agapo", model, {"log": log, **found, "before": before, "after": after})
+    run.save("agapo", model, {"log": log, "queries": len(examples), "kept": round(kept, 4), "before": before,
+                              "after": after})
 
 
-def learn_from_rewards(run: Run, name: str, algorithm: str, seed: int, smoothed=True):
-    """(model, log, what the pre-filter kept): reinforcement learning from the SFT model, by "agapo" or "grpo"."""
-    preset, tokenizer = run.preset, run.tokenizer
-    model, reference = run.load("sft"), run.load("sft")
-    examples, kept = prefilter(reference, tokenizer, preset.queries, seed, preset.max_new_tokens)
-    queries, group, updates = preset.round
-    rollouts = Rollouts(model, reference, tokenizer, examples, algorithm=algorithm, queries=queries, group=group,
-                        updates=updates, max_new_tokens=preset.max_new_tokens, tokens=preset.tokens,
-                        longest=preset.contexts[1], seed=seed, smoothed=smoothed)
-    loss = partial(agapo_loss, beta=BETA) if algorithm == "agapo" else grpo_loss
-    log = fit(model, rollouts.draw, loss, preset.agapo, run.folder, name)
-    return model, log, {"queries": len(examples), "kept": round(kept, 4)}
+def learn_from_rewards(run: Run, name: str, algorithm: Algorithm, examples: list[Example], recipe: Recipe,
+                       round: tuple[int, int, int], seed: int) -> tuple[Exaone4, dict]:
+    """(model, log) of reinforcement learning from the SFT model; round: queries, replies to each, and updates."""
+    preset, model = run.preset, run.load("sft")
+    rollouts = Rollouts(model, run.load("sft"), run.tokenizer, examples, algorithm=algorithm, queries=round[0],
+                        group=round[1], updates=round[2], max_new_tokens=preset.max_new_tokens, tokens=preset.tokens,
+                        longest=preset.contexts[1], seed=seed)
+    return model, fit(model, rollouts.draw, algorithm.loss, recipe, run.folder, name)

@@ -1,6 +1,10 @@
-"""AGAPO beside GRPO with clipping: the same queries, the same number of samples and steps, several seeds.
+"""AGAPO beside GRPO with clipping, and AGAPO without each of its parts: the same queries, samples and updates.
 
-    python -m minexaone.training.compare RUN --seeds 3
+    python -m minexaone.training.compare RUN --seeds 3            # AGAPO and GRPO
+    python -m minexaone.training.compare RUN --seeds 3 --parts    # also without each part
+
+Each round of samples is used for several updates, so that the policy moves away from the one that sampled, and
+clipping has something to clip.
 """
 
 import argparse
@@ -8,10 +12,8 @@ from pathlib import Path
 
 from minexaone.files import write_json
 from minexaone.training.__main__ import prepare
-from minexaone.training.agapo import learn_from_rewards, pass_rate
+from minexaone.training.agapo import AGAPO, GRPO, WITHOUT, learn_from_rewards, pass_rate, prefilter
 from minexaone.training.run import PRESETS, Run
-
-ALGORITHMS = ("agapo", "grpo")
 
 
 def main(argv=None):
@@ -20,22 +22,29 @@ def main(argv=None):
     parser.add_argument("run", type=Path)
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=1500, help="held-out problems of the hard half (1500)")
+    parser.add_argument("--parts", action="store_true", help="also AGAPO without each of its parts")
+    parser.add_argument("--count", type=int, default=1000, help="held-out problems of the hard half (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
     run = Run(args.run, PRESETS[args.preset], 0, prepare(args.device))
     if not run.is_done("sft"):
         parser.exit(1, f"minexaone.training.compare: {args.run} has no finished sft: train it first\n")
-    before = pass_rate(run.load("sft"), run.tokenizer, args.count, run.preset.max_new_tokens)
+    preset, tokenizer = run.preset, run.tokenizer
+    before = pass_rate(run.load("sft"), tokenizer, args.count, preset.max_new_tokens)
+    examples, _ = prefilter(run.load("sft"), tokenizer, preset.queries, run.seed, preset.max_new_tokens)
+    algorithms = {"agapo": AGAPO, "grpo": GRPO}
+    if args.parts:
+        algorithms |= {f"agapo without {part}": algorithm for part, algorithm in WITHOUT.items()}
     for seed in range(args.seeds):
-        for algorithm in ALGORITHMS:
-            name = f"compare.{algorithm}-{seed}"
+        for title, algorithm in algorithms.items():
+            name = f"compare.{title.replace(' ', '_')}-{seed}"
             if (run.folder / f"{name}.json").is_file():
                 continue
-            model, log, found = learn_from_rewards(run, name, algorithm, seed)
-            after = pass_rate(model, run.tokenizer, args.count, run.preset.max_new_tokens)
-            write_json(run.folder / f"{name}.json", {"algorithm": algorithm, "seed": seed, **found, "sft": before,
-                                                     "after": after, "log": log})
+            model, log = learn_from_rewards(run, name, algorithm, examples, preset.compared, preset.compared_round,
+                                            seed)
+            after = pass_rate(model, tokenizer, args.count, preset.max_new_tokens)
+            write_json(run.folder / f"{name}.json", {"algorithm": title, "seed": seed, "sft": before, "after": after,
+                                                     "log": log})
             (run.folder / f"{name}.state.safetensors").unlink(missing_ok=True)
             print(f"{name}: {before} -> {after}", flush=True)
 

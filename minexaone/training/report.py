@@ -66,13 +66,13 @@ def draw_needles(grid: list[dict], axes, title: str):
 
 def draw_rewards(report: dict, axes):
     """The pass rate of the sampled replies during reinforcement learning, every seed of every algorithm."""
-    runs = {"agapo": [logs(report["stages"]["agapo"])[0]]} if "agapo" in report["stages"] else {}
+    runs = {"AGAPO, the shipped run": logs(report["stages"]["agapo"])} if "agapo" in report["stages"] else {}
     for comparison in report["comparisons"].values():
         runs.setdefault(comparison["algorithm"], []).append(comparison["log"])
-    for algorithm, colour in zip(runs, ("#dd8452", "#4c72b0", "#55a868", "#c44e52"), strict=False):
-        for log in runs[algorithm]:
-            axes.plot([e["step"] for e in log["steps"]], [e["reward"] for e in log["steps"]], color=colour, lw=1)
-        axes.plot([], [], color=colour, label=algorithm)
+    for n, (algorithm, found) in enumerate(runs.items()):
+        for log in found:
+            axes.plot([e["step"] for e in log["steps"]], [e["reward"] for e in log["steps"]], color=f"C{n}", lw=1)
+        axes.plot([], [], color=f"C{n}", label=algorithm)
     axes.set(xlabel="steps", ylabel="pass rate of the samples", title="Reinforcement learning, hard training problems")
     axes.legend()
 

@@ -40,6 +40,8 @@ class Preset:
     agapo: Recipe
     queries: int  # before the pre-filter
     round: tuple[int, int, int]  # queries, replies to each, and updates, of a round of AGAPO
+    compared: Recipe  # of AGAPO beside GRPO
+    compared_round: tuple[int, int, int]
     simper: Recipe
     pairs: tuple[int, int, int]  # queries, replies to each, and pairs in a step, of a stage of SimPER
     max_new_tokens: int
@@ -52,8 +54,9 @@ PRESETS = {
         vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, heads=8, kv_heads=2,
         window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
         pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=3,
-        sft=Recipe(3600, 1.2e-3), sft_again=Recipe(400, 3e-4),
-        agapo=Recipe(60, 1.5e-4, "wsd", save_every=20), queries=4096, round=(128, 8, 1),
+        sft=Recipe(5400, 1.2e-3), sft_again=Recipe(400, 3e-4),
+        agapo=Recipe(100, 1.5e-4, "wsd", save_every=20), queries=4096, round=(128, 8, 1),
+        compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
         simper=Recipe(60, 1e-4), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
     "smoke": Preset(  # every line of every stage in a few minutes on a CPU; learns next to nothing
         vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, heads=2, kv_heads=1, window=32,
@@ -61,6 +64,7 @@ PRESETS = {
         pretrain=Recipe(6, 1e-2, "wsd", save_every=2), extend=Recipe(2, 1e-2), attempts=1,
         sft=Recipe(4, 1e-2, save_every=2), sft_again=Recipe(2, 1e-2),
         agapo=Recipe(2, 1e-3, save_every=2), queries=4, round=(2, 4, 2),
+        compared=Recipe(2, 1e-3, save_every=2), compared_round=(2, 4, 2),
         simper=Recipe(2, 1e-3), pairs=(4, 4, 2), max_new_tokens=24, evaluated=4, needles=1),
 }
 
