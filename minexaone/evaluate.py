@@ -20,7 +20,7 @@ from minexaone.tasks import LANGUAGES, TASKS, Example, in_language, retrieval, s
 from minexaone.tasks.base import assistant, function_call, tool
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.data import plain
-from minexaone.training.rollout import ROWS, roll_out, split_reply
+from minexaone.training.rollout import ROWS, prose, roll_out, split_reply
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_NEW_TOKENS = 640
@@ -95,7 +95,7 @@ def by_task(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, task
 
     A row has the share of right replies and its interval, and of how many replies: the mode was kept (a thought in
     reasoning mode that ends, none otherwise), the answer is in the right language, calls are valid; the mean number of
-    tokens of the thinking. budget: close the thinking after so many tokens.
+    tokens, of the thinking and of the whole reply. budget: close the thinking after so many tokens.
     """
     cells = [(task, language, mode, level) for task in tasks or TASKS for language in LANGUAGES for mode in modes
              for level in (range(1, TASKS[task].levels + 1) if levels else (None,))]
@@ -117,7 +117,8 @@ def by_task(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, task
         rows.append(cell(sum(int(r.reward) for r in group), count, **names) | {
             "mode_kept": sum(_mode_kept(r) for r in group), "language_kept": sum(_language_kept(r) for r in group),
             "calls_valid": sum(r.content is not None and tool_use.valid_calls(r.example, r.content) for r in group),
-            "thinking_tokens": round(sum(_thinking_tokens(r, tokenizer) for r in group) / count, 1)})
+            "thinking_tokens": round(sum(_thinking_tokens(r, tokenizer) for r in group) / count, 1),
+            "tokens": round(sum(len(r.ids) for r in group) / count, 1)})
     return rows
 
 
@@ -129,8 +130,7 @@ def _mode_kept(rollout):
 
 def _language_kept(rollout):
     language = rollout.example.expected.get("language", rollout.example.language)
-    return rollout.content is not None and in_language(
-        re.sub(r"<tool_call>.*?</tool_call>|```.*?```", "", rollout.content, flags=re.S), language)
+    return rollout.content is not None and in_language(prose(rollout.content), language)
 
 
 def _thinking_tokens(rollout, tokenizer):

@@ -34,7 +34,7 @@ def read_json(path):
 def write_json(path, value):
     """Write JSON through a temporary file, so that an interrupted write leaves the old file whole."""
     with_temporary(path, lambda part: part.write_text(
-        json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
+        json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"))
 
 
 def with_temporary(path, write):

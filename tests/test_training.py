@@ -8,7 +8,7 @@ import torch
 
 from minexaone import Exaone4, Tokenizer, evaluate
 from minexaone.tasks import TASKS, sample
-from minexaone.training import agapo, compare, data, report, rollout, ship
+from minexaone.training import agapo, compare, data, lab, report, rollout, ship
 from minexaone.training.__main__ import STAGES, main, train_all
 from minexaone.training.data import RATIO, needle, plain, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
@@ -115,6 +115,21 @@ def test_algorithms_are_compared(run, tmp_path, capsys):
     assert not list(tmp_path.glob("*.state.safetensors"))
     compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "1", "--count", "2", "--device", "cpu"])
     assert capsys.readouterr().out.count("compare.agapo-0:") == 1  # what is done is done
+
+
+def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
+    for _ in range(2):
+        lab.main([str(run), "--out", str(tmp_path), "--preset", "smoke", "--seeds", "1", "--device", "cpu"])
+    layers, window, ratio = (json.loads((tmp_path / f"{name}.json").read_text())
+                             for name in ("layers", "window", "ratio"))
+    assert [row["setting"] for row in layers] == list(lab.PATTERNS) and len(window) == 2
+    assert [row["setting"] for row in ratio] == ["0.67", "1", "1.5", "2", "3"]
+    assert capsys.readouterr().out.count("seed 0") == 6 + 2 + 5
+    sizes = [row["cache_bytes"]["65536"] for row in layers]
+    assert sizes == sorted(sizes)  # the more global layers, the more cache
+    assert all(0 < row["loss_by_distance"][0] < 20 for row in layers + window)
+    assert not list(run.glob(".lab*"))
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):

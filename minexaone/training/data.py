@@ -93,15 +93,15 @@ def needle(rng: Random, tokenizer: Tokenizer, longest: int, reasoning=False) -> 
                           reasoning, 2 if length > 400 and rng.random() < 0.3 else 1)
 
 
-def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second: bool) -> Iterator[Document]:
-    """Endless assistant turns in both modes, at RATIO tokens of reasoning for one of non-reasoning.
+def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False, ratio=RATIO) -> Iterator[Document]:
+    """Endless assistant turns in both modes, at `ratio` tokens of reasoning for one of non-reasoning.
 
     second: the second round, mostly reasoning about code and tools, with some of everything so that nothing is lost.
     """
     tokens = {True: 0.0, False: 0.0}
     while True:
         special = second and rng.random() < 0.6
-        reasoning = special or tokens[True] < RATIO * tokens[False]
+        reasoning = special or tokens[True] < ratio * tokens[False]
         if not special and rng.random() < 0.06:
             example = needle(rng, tokenizer, context - 200, reasoning)
         else:

@@ -1,5 +1,6 @@
 """On-policy samples: the model's own replies to many prompts at once, judged by the tasks' verifiers."""
 
+import re
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -39,6 +40,11 @@ def split_reply(text: str, reasoning: bool) -> tuple[str, str | None]:
         return "", text
     thought, end, content = text.partition("</think>")
     return thought.strip(), content.strip() if end else None
+
+
+def prose(content: str) -> str:
+    """An answer without its calls of tools and its blocks of code: what is in a language."""
+    return re.sub(r"<tool_call>.*?</tool_call>|```.*?```", "", content, flags=re.S)
 
 
 def roll_out(model: Exaone4, tokenizer: Tokenizer, examples: list[Example], seed: int | None, max_new_tokens: int,

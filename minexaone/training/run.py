@@ -25,7 +25,8 @@ class Preset:
     corpus: int  # examples that the tokenizer is trained on
     hidden_size: int
     intermediate_size: int
-    layers: int  # a multiple of 4: three sliding ones, then a global one
+    layers: int
+    pattern: str  # of sliding (L) and global (G) layers, repeated
     heads: int
     kv_heads: int
     window: int
@@ -51,16 +52,16 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(  # 5.9M parameters: the shipped model
-        vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, heads=8, kv_heads=2,
-        window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
+        vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, pattern="LLLG", heads=8,
+        kv_heads=2, window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
         pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=3,
         sft=Recipe(5400, 1.2e-3), sft_again=Recipe(400, 3e-4),
         agapo=Recipe(100, 1.5e-4, "wsd", save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
         simper=Recipe(60, 1e-4), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
     "smoke": Preset(  # every line of every stage in a few minutes on a CPU; learns next to nothing
-        vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, heads=2, kv_heads=1, window=32,
-        contexts=(512, 1024, 2048), tokens=2048, rows=2,
+        vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, pattern="LLLG", heads=2,
+        kv_heads=1, window=32, contexts=(512, 1024, 2048), tokens=2048, rows=2,
         pretrain=Recipe(6, 1e-2, "wsd", save_every=2), extend=Recipe(2, 1e-2), attempts=1,
         sft=Recipe(4, 1e-2, save_every=2), sft_again=Recipe(2, 1e-2),
         agapo=Recipe(2, 1e-3, save_every=2), queries=4, round=(2, 4, 2),
@@ -98,13 +99,14 @@ class Run:
     def untrained(self, context: int) -> Exaone4:
         """The model before its first step."""
         preset, tokenizer = self.preset, self.tokenizer
+        kinds = (preset.pattern * preset.layers)[:preset.layers]
         torch.manual_seed(self.seed)
         model = Exaone4(Config(
             vocab_size=tokenizer.vocab_size, hidden_size=preset.hidden_size,
             head_dim=preset.hidden_size // preset.heads, intermediate_size=preset.intermediate_size,
-            num_hidden_layers=preset.layers,
-            num_attention_heads=preset.heads, num_key_value_heads=preset.kv_heads, sliding_window=preset.window,
-            layer_types=[GLOBAL if i % 4 == 3 else SLIDING for i in range(preset.layers)], rope_theta=10_000.0,
+            num_hidden_layers=preset.layers, num_attention_heads=preset.heads, num_key_value_heads=preset.kv_heads,
+            layer_types=[{"L": SLIDING, "G": GLOBAL}[kind] for kind in kinds],
+            sliding_window=preset.window if "L" in kinds else None, rope_theta=10_000.0,
             max_position_embeddings=context, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id))
         # The norm at a block's end makes its output as large as its gain, while embeddings begin at 0.02: with gains of

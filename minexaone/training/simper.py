@@ -15,7 +15,7 @@ from minexaone.tasks import TASKS, Example, in_language, sample
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
-from minexaone.training.rollout import Rollout, roll_out
+from minexaone.training.rollout import Rollout, prose, roll_out
 from minexaone.training.run import Run
 
 
@@ -51,7 +51,7 @@ def judge(example: Example, content: str | None) -> float:
     lines = [line for line in content.splitlines() if line.strip()]
     words = [word.strip(".,!?¿¡:\"'") for word in content.lower().split()]
     sentence = content[0] in "¿¡-" or content[0].isdigit() or content[0].upper() == content[0]
-    return float(in_language(content, target_language(example)) + (free or (sentence and content[-1] in ".!?。"))
+    return float(in_language(prose(content), target_language(example)) + (free or (sentence and content[-1] in ".!?。"))
                  + (free or any(word and word in told for word in words))
                  + (len(words) <= 60 and (free or len(set(lines)) == len(lines))))
 
@@ -135,7 +135,7 @@ def summary(replies: list[Rollout], tokenizer: Tokenizer) -> dict:
     """Means over replies: right, the judge's points, in the right language, thinking tokens (of those that think)."""
     thoughts = [len(tokenizer.encode(r.thought)) for r in replies if r.example.reasoning]
     means = {"right": [r.reward for r in replies], "judge": [judge(r.example, r.content) for r in replies],
-             "language": [r.content is not None and in_language(r.content, target_language(r.example))
+             "language": [r.content is not None and in_language(prose(r.content), target_language(r.example))
                           for r in replies], "thinking_tokens": thoughts}
     return {name: round(sum(values) / len(values), 4) if values else 0.0 for name, values in means.items()}
 
