@@ -138,7 +138,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------- attention
 
 PREFILL_CHUNK = 8192  # tokens of a prompt at once: bounds the memory of activations
-BLOCK = 512  # queries per mask: a mask is at most BLOCK × keys, never time × time
+BLOCK = 512  # queries per mask: a mask is BLOCK × keys for each query head of a group, never time × time
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor | None, window: int | None) -> Tensor:

@@ -67,8 +67,8 @@ interval (Wilson) over all three languages.
 def recipes(preset: Preset) -> dict:
     """The recipe of each part of each stage, under the names of the report."""
     extend = [preset.extend] * preset.attempts
-    return {"pretrain": [preset.pretrain], "extend1": extend, "extend2": extend, "agapo": [preset.agapo],
-            "sft": [preset.sft, preset.sft_again], "simper1": [preset.simper], "simper2": [preset.simper]}
+    return {"pretrain": [preset.pretrain], "extend1": extend, "extend2": extend, "sft": [preset.sft, preset.sft_again],
+            "agapo": [preset.agapo], "simper1": [preset.simper], "simper2": [preset.simper]}
 
 
 def joined(rows: list[dict]) -> str:
