@@ -1,0 +1,127 @@
+"""The notebooks hold what the package holds, and can be compared by nbval: executed, with outputs, without noise."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import mirror  # noqa: E402
+
+LESSONS = mirror.notebooks()
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+IGNORE = "nbval-ignore-output"
+
+
+def name(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+# --------------------------------------------------------------------------------------------------- the mirror
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_marked_cells_are_the_packages_definitions(path):
+    assert mirror.differences(path) == []
+
+
+def test_every_public_definition_of_the_model_is_taught_in_exactly_one_notebook():
+    assert mirror.untaught("minexaone/model.py") == []
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    """A lesson with two marked cells, one of a class in parts."""
+    cells = ["# from minexaone/model.py: RMSNorm", "# from minexaone/model.py: Exaone4.device, Exaone4.generate",
+             "1 + 1"]
+    path = tmp_path / "00_lesson.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells]), path)
+    return path
+
+
+def test_the_command_fills_marked_cells_and_only_these(lesson):
+    assert len(mirror.differences(lesson, update=True)) == 2
+    first, second, third = code_cells(lesson)
+    assert "torch.rsqrt" in first.source and third.source == "1 + 1"
+    assert second.source.count("class Exaone4(Exaone4):") == 1 and "@property\n    def device" in second.source
+    assert mirror.differences(lesson) == []
+
+
+def test_a_change_of_one_character_is_found_and_the_message_says_what_to_run(lesson):
+    mirror.differences(lesson, update=True)
+    text = lesson.read_text()
+    assert text.count("self.eps)") == 1
+    lesson.write_text(text.replace("self.eps)", "self.eps )"))  # a space is no change
+    assert mirror.differences(lesson) == []
+    lesson.write_text(text.replace(".mean(-1,", ".mean(-2,"))
+    (message,) = mirror.differences(lesson)
+    assert "RMSNorm" in message and "python notebooks/mirror.py" in message
+
+
+def test_an_unknown_name_is_told(lesson):
+    lesson.write_text(lesson.read_text().replace("py: RMSNorm", "py: RMSNorms"))
+    assert any("RMSNorms" in message and "first line" in message for message in mirror.differences(lesson))
+
+
+# ------------------------------------------------------------------------------------------------------ outputs
+
+
+def test_every_lesson_has_solutions():
+    assert [path.name for path in LESSONS] == [path.name for path in SOLUTIONS]
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=name)
+def test_outputs_are_stored_and_free_of_noise(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "execute all cells in order"
+    assert any(cell.outputs for cell in cells)
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", cell.source[:80]
+            assert "image/svg+xml" not in output.get("data", {}), "SVG is compared byte by byte: use PNG"
+            text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not re.search(r" at 0x[0-9a-f]{6,}", text), "an object's address changes with every run"
+            assert not re.search(r"/(home|root|work|tmp|Users)/", text), "a path of this machine"
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=name)
+def test_an_ignored_output_is_followed_by_asserts(path):
+    cells = code_cells(path)
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        assert "NBVAL" not in cell.source and "nbval-skip" not in cell.metadata.get("tags", ())
+        if IGNORE in cell.metadata.get("tags", ()):
+            assert following is not None and "assert" in following.source, cell.source[:80]
+
+
+def test_few_outputs_are_ignored():
+    ignored = [cell for path in LESSONS + SOLUTIONS for cell in code_cells(path)
+               if IGNORE in cell.metadata.get("tags", ())]
+    assert len(ignored) <= 8
+
+
+@pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS, ROOT / "notebooks" / "TEACHING.md"], ids=name)
+def test_links_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells
+                         if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_the_style_file_is_used_by_every_lesson():
+    for path in LESSONS + SOLUTIONS:
+        source = "\n".join(cell.source for cell in code_cells(path))
+        assert "plt.show()" not in source or "lesson.mplstyle" in source, path.name
