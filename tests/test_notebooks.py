@@ -1,5 +1,6 @@
 """The notebooks hold what the package holds, and can be compared by nbval: executed, with outputs, without noise."""
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -117,8 +118,17 @@ def test_links_lead_somewhere(path):
         text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells
                          if cell.cell_type == "markdown")
     for target in re.findall(r"\]\(([^)#\s]+)", text):
-        if not target.startswith("http"):
+        if not target.startswith(("http", "attachment:")):
             assert (path.parent / target).exists(), target
+
+
+def test_attached_pictures_are_those_in_assets():
+    """Attached, because JupyterLab serves nothing from above the folder that it was started in."""
+    for path in LESSONS + SOLUTIONS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert "](../assets" not in cell.source
+            for name, data in cell.get("attachments", {}).items():
+                assert base64.b64decode(data["image/svg+xml"]) == (ROOT / "assets" / name).read_bytes()
 
 
 def test_the_style_file_is_used_by_every_lesson():
