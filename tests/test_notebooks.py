@@ -1,6 +1,5 @@
 """The notebooks hold what the package holds, and can be compared by nbval: executed, with outputs, without noise."""
 
-import base64
 import re
 import sys
 from pathlib import Path
@@ -117,18 +116,11 @@ def test_links_lead_somewhere(path):
     if path.suffix == ".ipynb":
         text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells
                          if cell.cell_type == "markdown")
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
-        if not target.startswith(("http", "attachment:")):
+    for picture, target in re.findall(r"(!?)\[[^]]*\]\(([^)#\s]+)", text):
+        if not target.startswith("http"):
             assert (path.parent / target).exists(), target
-
-
-def test_attached_pictures_are_those_in_assets():
-    """Attached, because JupyterLab serves nothing from above the folder that it was started in."""
-    for path in LESSONS + SOLUTIONS:
-        for cell in nbformat.read(path, as_version=4).cells:
-            assert "](../assets" not in cell.source
-            for name, data in cell.get("attachments", {}).items():
-                assert base64.b64decode(data["image/svg+xml"]) == (ROOT / "assets" / name).read_bytes()
+            # JupyterLab serves nothing from above the folder in which it was started.
+            assert not picture or ".." not in target, f"{target}: put the picture beside the notebooks"
 
 
 def test_the_style_file_is_used_by_every_lesson():
