@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from minexaone.tasks import retrieval
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases
 from minexaone.tasks.retrieval import FRAMES, document, draw_needles, haystack, needle, niah, verify
 
@@ -95,6 +96,24 @@ def test_a_prompt_is_as_long_as_asked_for_and_the_needle_as_deep(language, reaso
     assert len(three.expected["values"]) == 3 and verify(three, three.reply["content"])
     with pytest.raises(ValueError, match="too few"):
         niah(rng, language, 10, 0.5, count)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_needles_can_be_asked_for_one_after_the_other(language, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(retrieval, "draw_needles",
+                        lambda *args, **names: drawn.append(draw_needles(*args, **names)) or drawn[-1])
+    for seed in range(20):
+        example = niah(Random(seed), language, 1500, 0.5, count, needles=3, turns=True)
+        assert [message["role"] for message in example.messages] == ["user", "assistant"] * 2 + ["user"]
+        text, *questions = (message["content"] for message in example.messages[::2])
+        told = [message["content"] for message in example.messages[1::2]]
+        whole = "".join(FRAMES[0].format(part) for part in (text, *questions)) + "".join(told)
+        assert 1450 < count(whole) <= 1500 and len(SECRETS.findall(text)) == 4  # and the first question's
+        assert example.expected["names"][0] in questions[-1] and verify(example, example.reply["content"])
+        assert all(other in text for other in example.expected["others"])
+        assert not any(verify(example, reply) for reply in told)
+    assert len(drawn) == 60 and not any(held_out(retrieval.key_of(one)) for one in drawn)  # none is a test's problem
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from minexaone.tasks import tool_use
+from minexaone.tasks import sample, tool_use
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases, say, user
 from minexaone.tasks.tool_use import SUM, TASKS, Episode, episode, parse_calls, valid_calls, verify
 
@@ -128,6 +128,33 @@ def test_train_and_test_share_no_operands_and_no_free_names(examples):
     assert len(free["train"]) > 800 and not free["train"] & free["test"]
     held = set(f"{tool_use.TEST_DICE_TOOLS} {tool_use.TEST_DICE_PARAMETERS}".split())
     assert not held & free["train"] and held & free["test"]
+
+
+def test_no_earlier_turn_holds_a_problem_of_the_tests():
+    """Earlier calls and replies are learnt, too."""
+    keys, rng = set(), Random(0)
+    for n in range(400):
+        uses = tool_use.single(rng, "en", False, 1)[1]
+        messages, before = tool_use.answered(rng, ("en", "ko", "es")[n % 3], False, 2, uses)
+        assert len(messages) == 0 or messages[-1]["role"] == "assistant"
+        assert not {tool_use.alike_kind(use) for use in before} & {tool_use.alike_kind(uses[0])} - {"custom"}
+        keys |= {tool_use.key_of(before, False)} if sum(m["role"] == "user" for m in messages) == 1 else set()
+    assert len(keys) > 100 and not [key for key in keys if key and held_out(key)]
+    for _ in range(300):
+        example = tool_use.answer(rng, "en", 2, False)
+        if example.right_before and json.loads(example.key)[0]:
+            assert not held_out(json.loads(example.key)[0])
+
+
+@pytest.mark.parametrize("kind", ["coin", "battery"])
+def test_tools_without_parameters_are_asked_for_in_both_splits(kind):
+    about = {about for texts in phrases()[f"tool.{kind}.about"].values() for about in texts}
+    for split in ("train", "test"):
+        rng = Random(split)
+        examples = [sample(rng, split, "call", "en", level=3) for _ in range(400)]
+        asked = [e for e in examples for t in e.tools if t["function"]["description"] in about
+                 and t["function"]["name"] in {call["name"] for call in e.expected.get("calls", ())}]
+        assert len(asked) > (5 if split == "train" else 0), split
 
 
 def test_one_name_in_four_is_free_and_hardly_one_comes_twice(examples):

@@ -1,6 +1,7 @@
 """The whole pipeline with its smallest preset: every stage runs, a killed run goes on, the report can be drawn."""
 
 import json
+from itertools import groupby
 from random import Random
 
 import pytest
@@ -173,6 +174,26 @@ def test_only_the_reply_counts_and_cut_thinking_is_prompt(tokenizer, monkeypatch
     counted = [id for id, weight in zip(document.ids, document.weights, strict=True) if weight]
     assert tokenizer.decode(counted) == example.reply["content"] + "[|endofturn|]"
     assert tokenizer.decode(document.ids[:-len(counted)]).endswith("\n</think>\n\n")
+
+
+def test_right_replies_of_earlier_turns_count_and_wrong_ones_do_not(tokenizer):
+    def counted(example):
+        document = turn_document(example, tokenizer, Random(1))
+        groups = groupby(zip(document.ids, document.weights, strict=True), lambda pair: pair[1])
+        return [tokenizer.decode([id for id, _ in group]) for weight, group in groups if weight]
+
+    seen = set()
+    for n in range(300):
+        example = sample(Random(n), task=("multistep", "answer", "recall", "call")[n % 4], reasoning=n % 8 > 3)
+        earlier = [message for message in example.messages if message["role"] == "assistant"]
+        parts = counted(example)
+        seen.add((example.task, example.right_before, len(earlier)))
+        assert parts[-1] == example.text + "[|endofturn|]"
+        assert len(parts) == 1 + len(earlier) * example.right_before
+        for message, part in zip(earlier, parts, strict=False) if example.right_before else ():
+            assert part.endswith("[|endofturn|]") and part.startswith(message["content"] or "<tool_call>")
+            assert all(call["function"]["name"] in part for call in message.get("tool_calls", ()))
+    assert {("answer", False, 1), ("answer", True, 1), ("multistep", True, 3), ("recall", True, 3)} <= seen
 
 
 def test_reasoning_and_non_reasoning_tokens_stand_at_their_ratio(tokenizer):

@@ -32,7 +32,8 @@ def sample(rng: Random, split="train", task=None, language=None, reasoning=None,
         if not example.key or held_out(example.key) == (split == "test"):
             break
     example.reasoning = rng.random() < 0.5 if reasoning is None else reasoning
-    example.style = style if style in example.thoughts else rng.choice(list(example.thoughts))
+    styles = [name for name in STYLES if name in example.thoughts]
+    example.style = style if style in styles else rng.choices(styles, [STYLES[name] for name in styles])[0]
     if rng.random() < 0.1:
         system = {"role": "system", "content": say(rng, language, "system")}
         if example.messages[0]["role"] != "system":

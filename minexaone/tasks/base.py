@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 LANGUAGES = ("en", "ko", "es")
-STYLES = ("brief", "steps", "check", "retry")  # ways to think: see `Example.thoughts`
+STYLES = {"brief": 2, "steps": 3, "check": 2, "retry": 1}  # ways to think with their weights: see `Example.thoughts`
 HELD_OUT = 10  # one key in ten belongs to the test split
 
 
@@ -36,6 +36,7 @@ class Example:
     tools: list[dict] = field(default_factory=list)
     reasoning: bool = False
     style: str = "steps"
+    right_before: bool = True  # whether the assistant's turns in `messages` are right, so that they can be learnt too
 
     @property
     def text(self) -> str:

@@ -157,22 +157,27 @@ def finding(rng, language, level, content, needles, others, stated) -> Example:
 
 
 def niah(rng: Random, language: str, length: int, depth: float, tokens_of, reasoning=False, needles=1,
-         test=False) -> Example:
+         turns=False, test=False) -> Example:
     """A haystack whose rendered prompt has nearly, and never more than, `length` tokens.
 
     depth: where the first needle lies, 0 at the beginning of the text, 1 at its end; further ones lie anywhere.
-    tokens_of(text): how many tokens a text has. test: whether the needles are of the split that training never sees.
+    tokens_of(text): how many tokens a text has. turns: ask for one needle after the other, the last one being the
+    problem, and not for all in one question. test: whether the needles are of the split that training never sees.
     Raises `ValueError` if the needles alone are too long.
     """
-    drawn = draw_needles(rng, language, needles, test)
+    drawn = [] if turns else draw_needles(rng, language, needles, test)
+    while len(drawn) < needles:  # each is a problem of its own, and none of a test may be learnt
+        drawn += draw_needles(rng, language, 1, test, others=drawn)
     stated = [state(rng, language, each) for each in drawn]
-    asked, intro = question(rng, language, drawn), say(rng, language, "needle.intro")
+    asked, *later = [question(rng, language, [each]) for each in drawn] if turns else [question(rng, language, drawn)]
+    told = [state(rng, language, each, ".reply") for each in drawn[:len(later)]]
+    intro, later_text = say(rng, language, "needle.intro"), "".join(map("".join, zip(told, later, strict=True)))
 
     def content(sentences):
         return f"{intro}\n\n{' '.join(sentences)}\n\n{asked}"
 
     def rendered(sentences):
-        return FRAMES[reasoning].format(content(sentences))
+        return FRAMES[reasoning].format(content(sentences)) + later_text + FRAMES[0] * len(later)
 
     left = length - tokens_of(rendered(stated))
     if left < 0:
@@ -194,7 +199,13 @@ def niah(rng: Random, language: str, length: int, depth: float, tokens_of, reaso
     while tokens_of(rendered(sentences)) > length and len(sentences) > len(stated):
         # Pieces and the whole can differ by a token or two: drop the last sentence that is no needle.
         sentences.remove(next(sentence for sentence in reversed(sentences) if sentence not in stated))
-    example = finding(rng, language, 3, content(sentences), drawn, [], stated)
+    if not later:
+        example = finding(rng, language, 3, content(sentences), drawn, [], stated)
+    else:  # the last one is asked for now
+        example = finding(rng, language, 3, later[-1], drawn[-1:], drawn[:-1], stated[-1:] + stated[:-1])
+        asked = [content(sentences), *later[:-1]]
+        example.messages[:0] = [message for pair in zip(asked, told, strict=True)
+                                for message in (user(pair[0]), assistant(pair[1]))]
     example.reasoning = reasoning
     return example
 

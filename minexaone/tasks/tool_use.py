@@ -129,9 +129,9 @@ class Use:
 
     @property
     def operands(self) -> list:
-        """What makes this use differ from others in the split. Dice of common shapes are in both."""
+        """What makes this use differ from others in the split. Dice of common shapes, and coins, are in both."""
         common = self.tool.kind == "dice" and self.values["sides"] in (4, 6, 8, 10, 12, 20, 100)
-        return [] if common else [self.tool.kind, *self.values.values()]
+        return [] if common or not self.values else [self.tool.kind, *self.values.values()]
 
 
 # ------------------------------------------------------------------------------------------------------ names
@@ -502,7 +502,7 @@ def call(rng: Random, language: str, level: int, test: bool) -> Example:
     """A question, and the calls that it needs; sometimes no tool fits.
 
     Level 1: one call. 2: several calls at once. 3: either, among two to four other tools, with optional parameters,
-    choices, lists, booleans, or no parameters.
+    choices, lists, booleans, or no parameters. At levels 2 and 3 other requests, answered already, may stand before.
     """
     chance = rng.random()
     if chance < 0.1:
@@ -518,12 +518,37 @@ def call(rng: Random, language: str, level: int, test: bool) -> Example:
         told, _ = tell_dice(rng, language, uses)
         messages += [assistant("", calls), *(tool(use.result) for use in uses), assistant(told),
                      user(ask(rng, language, "tool.again"))]
+        before = []
+    else:
+        past, before = answered(rng, language, test, rng.randrange(level), uses)
+        messages = past + messages
     wanted = [say(rng, language, "tool.think.want", do=purpose(rng, language, used))
               for used in {use.tool.name: use.tool for use in uses}.values()]
     thoughts = {"steps": " ".join([*wanted, call_thought(rng, language, calls)]),
                 "brief": brief_thought(rng, language, calls)}
     return Example("call", language, level, messages, assistant("", calls), {"calls": [c["function"] for c in calls]},
-                   thoughts, key_of(uses, test), with_others(rng, language, test, level, uses))
+                   thoughts, key_of(uses, test), with_others(rng, language, test, level, uses + before))
+
+
+def answered(rng, language, test, count, uses):
+    """(messages, uses) of up to `count` requests that have been answered, with tools that do nothing that `uses` do."""
+    messages, before = [], []
+    for _ in range(count):
+        text, new = request(rng, language, test, rng.choice((1, 1, 2)))
+        kinds, names = ({f(use) for use in uses + before} for f in (alike_kind, lambda use: use.tool.name))
+        fits = not any(alike_kind(use) in kinds - {"custom"} or use.tool.name in names for use in new)
+        if fits and len({use.tool.name for use in new}) == len({id(use.tool) for use in new}) and (
+                test or not any(key and held_out(key) for key in (key_of(new, test), answer_key(new, test)))):
+            reply, _, _ = told(rng, language, new)
+            messages += [user(text), assistant("", [use.call for use in new]), *(tool(use.result) for use in new),
+                         assistant(reply)]
+            before += new
+    return messages, before
+
+
+def alike_kind(use):
+    """One name for all kinds of tools that could do the same."""
+    return ALIKE.get(use.tool.kind, use.tool.kind)
 
 
 def key_of(uses, test):
@@ -533,6 +558,11 @@ def key_of(uses, test):
     if not any(operands):
         return json.dumps([use.call for use in uses]) if test else ""
     return json.dumps(operands, ensure_ascii=False)
+
+
+def answer_key(uses, test):
+    """The operands and results of all uses."""
+    return json.dumps([key_of(uses, test), [use.result for use in uses]], ensure_ascii=False)
 
 
 def no_fitting_tool(rng, language, level, test):
@@ -575,6 +605,8 @@ def answer(rng: Random, language: str, level: int, test: bool) -> Example:
         return mended(rng, language, level, test)
     uses_level = rng.choice((1, 2)) if level == 1 else rng.choice((1, 2, 3))
     text, uses = request(rng, language, test, uses_level)
+    while not test and (key := key_of(uses, test)) and held_out(key):  # the calls are learnt, too
+        text, uses = request(rng, language, test, uses_level)
     failed = chance > 0.15
     if failed:  # all calls, or of several sometimes only one
         broken = [rng.choice(uses)] if len(uses) > 1 and rng.random() < 0.5 and not_dice(uses) else uses
@@ -588,10 +620,8 @@ def answer(rng: Random, language: str, level: int, test: bool) -> Example:
         reply, expected = joined(sentences)
     else:
         reply, expected, thoughts = told(rng, language, uses)
-    results = [use.result for use in uses]
-    messages = [user(text), assistant("", [use.call for use in uses]), *map(tool, results)]
-    return Example("answer", language, level, messages, assistant(reply), expected, thoughts,
-                   json.dumps([key_of(uses, test), results], ensure_ascii=False),
+    messages = [user(text), assistant("", [use.call for use in uses]), *(tool(use.result) for use in uses)]
+    return Example("answer", language, level, messages, assistant(reply), expected, thoughts, answer_key(uses, test),
                    with_others(rng, language, test, 1, uses))
 
 
@@ -657,7 +687,7 @@ def mended(rng, language, level, test):
         thoughts["steps"] = f"{say(rng, language, 'tool.think.mend', y=error)} {call_thought(rng, language, [right])}"
     messages = [user(text), assistant("", [wrong]), tool({"error": error})]
     return Example("answer", language, level, messages, assistant("", [right]), {"calls": [right["function"]]},
-                   thoughts, key_of([use], test), tools)
+                   thoughts, key_of([use], test), tools, right_before=False)
 
 
 def wrong_call(rng, language, use, test):

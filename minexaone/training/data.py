@@ -45,15 +45,30 @@ def turn_ids(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[in
 
 
 def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Document:
-    """An assistant's turn, of which only the reply counts."""
+    """An assistant's turn, of which only the reply counts, and the right replies of the turns before."""
     prompt, reply = turn_ids(example, tokenizer)
+    weights = earlier_replies(prompt, tokenizer) if example.right_before else [0.0] * len(prompt)
     if example.reasoning and rng.random() < CUT:
         # A budget closes the thinking from outside, so the cut thought is prompt: it must not teach to stop early.
         thought, text = example.text.split("\n</think>\n\n", 1)
         thought = tokenizer.encode(thought)
         prompt += thought[:rng.randrange(len(thought))] + tokenizer.encode("\n</think>\n\n")
         reply = [*tokenizer.encode(text), tokenizer.eos_token_id]
-    return Document(prompt + reply, [0.0] * len(prompt) + [1.0] * len(reply))
+    weights += [0.0] * (len(prompt) - len(weights))
+    return Document(prompt + reply, weights + [1.0] * len(reply))
+
+
+def earlier_replies(prompt: list[int], tokenizer: Tokenizer) -> list[float]:
+    """1 for each token of the replies in a prompt, which stand behind an empty thought as without reasoning; else 0."""
+    close, end, gap = tokenizer.token_to_id("</think>"), tokenizer.eos_token_id, len(tokenizer.encode("\n\n"))
+    weights, begin = [0.0] * len(prompt), None
+    for i, id in enumerate(prompt):
+        if id == close:
+            begin = i + 1 + gap
+        elif id == end and begin is not None:
+            weights[begin:i + 1] = [1.0] * (i + 1 - begin)
+            begin = None
+    return weights
 
 
 def draw_level(rng: Random, task: str) -> int:
@@ -87,10 +102,11 @@ def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> It
 
 
 def needle(rng: Random, tokenizer: Tokenizer, longest: int, reasoning=False) -> Example:
-    """A long text with one or two needles at any depth and a question about them."""
+    """A long text with up to four needles at any depth, asked for in one question or one after the other."""
     length = long_length(rng, longest // 2 if longest < 512 else 256, longest)
+    turns, count = rng.random() < 0.7, 1 if length < 500 else rng.randint(1, 4)
     return retrieval.niah(rng, rng.choice(LANGUAGES), length, rng.random(), lambda text: len(tokenizer.encode(text)),
-                          reasoning, 2 if length > 400 and rng.random() < 0.3 else 1)
+                          reasoning, count if turns else min(count, 2), turns)
 
 
 def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False, ratio=RATIO) -> Iterator[Document]:
@@ -102,7 +118,7 @@ def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False,
     while True:
         special = second and rng.random() < 0.6
         reasoning = special or tokens[True] < ratio * tokens[False]
-        if not special and rng.random() < 0.06:
+        if not special and rng.random() < 0.045:
             example = needle(rng, tokenizer, context - 200, reasoning)
         else:
             task = draw_task(rng, SECOND_ROUND if special else ())
