@@ -150,8 +150,8 @@ class Tokenizer:
         return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
 
     def _encode(self, text, cuts):
-        pieces = self._pieces(text, cuts)
-        return [id for piece in pieces for id in self._backend.encode(piece, add_special_tokens=False).ids]
+        pieces = self._backend.encode_batch_fast(self._pieces(text, cuts), add_special_tokens=False)
+        return [id for piece in pieces for id in piece.ids]
 
     def decode(self, ids, skip_special_tokens: bool = False) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD. `ValueError` names an id that is none."""

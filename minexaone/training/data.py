@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -95,18 +96,27 @@ def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> It
             task = draw_task(rng)
             yield text_document(plain(sample(rng, task=task, level=draw_level(rng, task))), tokenizer, context)
         elif rng.random() < 0.6:
-            characters = 3 * long_length(rng, context // 4, context)  # a token has about three
-            yield text_document(retrieval.document(rng, rng.choice(LANGUAGES), characters), tokenizer, context)
+            language = rng.choice(LANGUAGES)
+            length = long_length(rng, context // 4, context) * characters_per_token(tokenizer, language)
+            yield text_document(retrieval.document(rng, language, int(length)), tokenizer, context)
         else:
-            yield text_document(plain(needle(rng, tokenizer, context - 24)), tokenizer, context)
+            yield text_document(plain(needle(rng, tokenizer, context)), tokenizer, context)
 
 
-def needle(rng: Random, tokenizer: Tokenizer, longest: int, reasoning=False) -> Example:
-    """A long text with up to four needles at any depth, asked for in one question or one after the other."""
-    length = long_length(rng, longest // 2 if longest < 512 else 256, longest)
-    turns, count = rng.random() < 0.7, 1 if length < 500 else rng.randint(1, 4)
-    return retrieval.niah(rng, rng.choice(LANGUAGES), length, rng.random(), lambda text: len(tokenizer.encode(text)),
-                          reasoning, count if turns else min(count, 2), turns)
+def needle(rng: Random, tokenizer: Tokenizer, context: int, reasoning=False) -> Example:
+    """A long text with up to eight needles at any depth, asked for in one question or one after the other."""
+    longest, language = context * 19 // 20, rng.choice(LANGUAGES)
+    length, size = long_length(rng, min(256, longest // 2), longest), characters_per_token(tokenizer, language)
+    turns, count = rng.random() < 0.7, rng.randint(1, min(8, max(1, length // 150)))
+    return retrieval.niah(rng, language, length, rng.random(), lambda text: len(text) / size, reasoning,
+                          count if turns else min(count, 2), turns)
+
+
+@cache
+def characters_per_token(tokenizer: Tokenizer, language: str) -> float:
+    """Of a long text: to count a training text's tokens exactly would cost more than all else about it."""
+    text = " ".join(retrieval.haystack(Random(0), language, 10_000))
+    return len(text) / len(tokenizer.encode(text))
 
 
 def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False, ratio=RATIO) -> Iterator[Document]:
@@ -119,7 +129,7 @@ def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False,
         special = second and rng.random() < 0.6
         reasoning = special or tokens[True] < ratio * tokens[False]
         if not special and rng.random() < 0.045:
-            example = needle(rng, tokenizer, context - 200, reasoning)
+            example = needle(rng, tokenizer, context, reasoning)
         else:
             task = draw_task(rng, SECOND_ROUND if special else ())
             example = sample(rng, task=task, reasoning=reasoning, level=draw_level(rng, task))
