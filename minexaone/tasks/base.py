@@ -168,9 +168,9 @@ def in_language(text: str, language: str) -> bool:
     """Whether a text is in a language: Hangul is Korean, and Latin letters are told apart by the words of the phrases.
 
     A text without letters (numbers, symbols) is in every language, and so is one of unknown words in Latin letters,
-    unless Korean is expected.
+    unless Korean is expected. Single Latin letters, as in a word that is spelled, are no words.
     """
-    words = re.findall(r"[^\W\d_]+", text.lower())
+    words = re.findall(r"[^\W\d_]{2,}|[가-힣]", text.lower())
     hangul = re.search("[가-힣]", text) is not None
     if language == "ko" or hangul:
         return not words or hangul == (language == "ko")

@@ -461,7 +461,7 @@ def make_logic(rng, language, level, test):
         expected = {"answer": a, "names": names, "never": form(language, sides[1 - side], "signs").split("/")}
     read = ", ".join(f"{x} > {y}" for x, y in facts) + ".\n"
     before = {y: x for x, y in facts}
-    read += ", ".join(f"{before.get(x, '?')} > {x}" for x, _ in facts)  # who stands before each name on the left
+    read += ", ".join(f"{x} < {before.get(x, '?')}" for x, _ in facts)  # who stands before each name on the left
     goal, chain = say(rng, language, "programs.logic.goal", q=question), " > ".join(names) + "."
     steps = "\n".join([goal, read + ".", say(rng, language, "programs.logic.first", x=names[0]), chain, last])
     places = ", ".join(f"{name} {place}" for place, name in enumerate(names, 1))
@@ -512,4 +512,4 @@ def verify_logic(example, reply):
 
 
 TASKS = {"trace": Task(make_trace, verify_trace, "code", 12, 4), "write": Task(make_write, verify_write, "code", 8, 3),
-         "logic": Task(make_logic, verify_logic, "code", 5, 3)}
+         "logic": Task(make_logic, verify_logic, "code", 8, 3)}

@@ -129,9 +129,11 @@ class Use:
 
     @property
     def operands(self) -> list:
-        """What makes this use differ from others in the split. Dice of common shapes, and coins, are in both."""
+        """What makes this use differ from others in the split. Dice of common shapes, and coins, are in both. On or off
+        makes no difference: training would show a held-out device in its other state alone."""
         common = self.tool.kind == "dice" and self.values["sides"] in (4, 6, 8, 10, 12, 20, 100)
-        return [] if common or not self.values else [self.tool.kind, *self.values.values()]
+        values = [value for value in self.values.values() if not isinstance(value, bool)]
+        return [] if common or not values else [self.tool.kind, *values]
 
 
 # ------------------------------------------------------------------------------------------------------ names
@@ -252,7 +254,7 @@ def draw_value(rng, language, kind, role):
     """The value of a role."""
     if role == "sides":
         return number_of_sides(rng)
-    if role in ("city", "person", "item", "query"):
+    if role in ("city", "person", "item", "query", "device"):
         return noun(rng, language, role)
     if role in ("a", "b"):
         return rng.randrange(2, 1000 if kind == "add" else 100)

@@ -17,12 +17,13 @@ from torch import Tensor
 from minexaone.model import Exaone4
 from minexaone.tasks import TASKS, Example, sample
 from minexaone.tokenizer import Tokenizer
+from minexaone.training.data import REWARDED
 from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Packed, PackedModel, pack
 from minexaone.training.rollout import roll_out
 from minexaone.training.run import Run
 
-BETA = 0.002  # weight of the KL
+BETA = 0.005  # weight of the KL
 
 # ------------------------------------------------------------------------------------------------- advantages
 
@@ -133,7 +134,7 @@ WITHOUT = {  # AGAPO without one of its parts
 def hard_tasks() -> list[str]:
     """The tasks with a difficulty dial whose answers reasoning can work out."""
     return [name for name, task in TASKS.items()
-            if task.levels > 1 and task.domain in ("math", "code", "instruction following")]
+            if task.levels > 1 and task.domain in REWARDED]
 
 
 def hard_example(rng: Random, split="train") -> Example:

@@ -15,6 +15,7 @@ from minexaone.training.packing import Document, Packed, pack
 CUT = 0.05  # share of reasoning examples whose thinking is closed too early, as by a reasoning budget
 RATIO = 1.5  # tokens of reasoning data for each token of non-reasoning data (EXAONE 4.0 report, SFT)
 SECOND_ROUND = ("code", "tool use")  # domains of the second round of SFT (report: code and tool-use reasoning)
+REWARDED = ("math", "code", "instruction following")  # domains in which AGAPO works on the harder levels
 
 
 # -------------------------------------------------------------------------------------------------- documents
@@ -73,9 +74,9 @@ def earlier_replies(prompt: list[int], tokenizer: Tokenizer) -> list[float]:
 
 
 def draw_level(rng: Random, task: str) -> int:
-    """Each level is rarer than the one below: of the hard half there is something left to learn from rewards."""
-    levels = range(1, TASKS[task].levels + 1)
-    return rng.choices(levels, [0.75 ** level for level in levels])[0]
+    """In `REWARDED` each level is rarer than the one below, so that something is left to learn from rewards."""
+    levels, rarer = range(1, TASKS[task].levels + 1), 0.75 if TASKS[task].domain in REWARDED else 1
+    return rng.choices(levels, [rarer**level for level in levels])[0]
 
 
 def draw_task(rng: Random, domains=()) -> str:

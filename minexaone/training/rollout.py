@@ -7,7 +7,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from minexaone.model import Exaone4
-from minexaone.tasks import Example, verify
+from minexaone.tasks import Example, in_language, verify
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.loop import ranks
 from minexaone.training.packing import Document
@@ -43,8 +43,19 @@ def split_reply(text: str, reasoning: bool) -> tuple[str, str | None]:
 
 
 def prose(content: str) -> str:
-    """An answer without its calls of tools and its blocks of code: what is in a language."""
-    return re.sub(r"<tool_call>.*?</tool_call>|```.*?```", "", content, flags=re.S)
+    """An answer without its calls of tools, its blocks of code and its quotations: what is in a language."""
+    return re.sub(r"<tool_call>.*?</tool_call>|```.*?```|\"[^\"\n]*\"", "", content, flags=re.S)
+
+
+def target_language(example: Example) -> str:
+    """The language that the answer should have: the question's, unless the question asks for another."""
+    return example.expected.get("language", example.language)
+
+
+def language_kept(rollout: Rollout) -> bool:
+    """Whether the answer is in the right language. A right one is: verifiers see to it, and know what it quotes."""
+    return rollout.content is not None and (
+        bool(rollout.reward) or in_language(prose(rollout.content), target_language(rollout.example)))
 
 
 def roll_out(model: Exaone4, tokenizer: Tokenizer, examples: list[Example], seed: int | None, max_new_tokens: int,

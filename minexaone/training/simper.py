@@ -15,7 +15,7 @@ from minexaone.tasks import TASKS, Example, in_language, sample
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
-from minexaone.training.rollout import Rollout, prose, roll_out
+from minexaone.training.rollout import Rollout, language_kept, prose, roll_out, target_language
 from minexaone.training.run import Run
 
 
@@ -29,11 +29,6 @@ def simper_loss(logprobs: Tensor, batch: Packed) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------- rewards
-
-
-def target_language(example: Example) -> str:
-    """The language that the answer should have: the question's, unless the question asks for another."""
-    return example.expected.get("language", example.language)
 
 
 def judge(example: Example, content: str | None) -> float:
@@ -135,8 +130,7 @@ def summary(replies: list[Rollout], tokenizer: Tokenizer) -> dict:
     """Means over replies: right, the judge's points, in the right language, thinking tokens (of those that think)."""
     thoughts = [len(tokenizer.encode(r.thought)) for r in replies if r.example.reasoning]
     means = {"right": [r.reward for r in replies], "judge": [judge(r.example, r.content) for r in replies],
-             "language": [r.content is not None and in_language(prose(r.content), target_language(r.example))
-                          for r in replies], "thinking_tokens": thoughts}
+             "language": [language_kept(r) for r in replies], "thinking_tokens": thoughts}
     return {name: round(sum(values) / len(values), 4) if values else 0.0 for name, values in means.items()}
 
 
