@@ -109,20 +109,20 @@ def test_an_unfinished_run_is_not_shipped(run, tmp_path):
 def test_algorithms_are_compared(run, tmp_path, capsys):
     for name in ("tokenizer", "sft"):
         (tmp_path / name).symlink_to(run / name)
-    compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "1", "--parts", "--count", "2", "--device", "cpu"])
+    compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "0", "--parts", "--count", "2", "--device", "cpu"])
     found = report.collect(tmp_path)["comparisons"]
     assert {row["algorithm"] for row in found.values()} == {
         "agapo", "grpo", *(f"agapo without {part}" for part in agapo.WITHOUT)}
     assert not list(tmp_path.glob("*.state.safetensors"))
-    compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "1", "--count", "2", "--device", "cpu"])
+    compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "0", "--count", "2", "--device", "cpu"])
     assert capsys.readouterr().out.count("compare.agapo-0:") == 1  # what is done is done
 
 
 def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
     for _ in range(2):
-        lab.main([str(run), "--out", str(tmp_path), "--preset", "smoke", "--seeds", "1", "--device", "cpu"])
-    layers, window, ratio = (json.loads((tmp_path / f"{name}.json").read_text())
+        lab.main([str(run), "--out", str(tmp_path), "--preset", "smoke", "--seeds", "0", "--device", "cpu"])
+    layers, window, ratio = (json.loads((tmp_path / f"{name}.0.json").read_text())
                              for name in ("layers", "window", "ratio"))
     assert [row["setting"] for row in layers] == list(lab.PATTERNS) and len(window) == 2
     assert [row["setting"] for row in ratio] == ["0.67", "1", "1.5", "2", "3"]

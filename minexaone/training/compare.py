@@ -1,7 +1,7 @@
 """AGAPO beside GRPO with clipping, and AGAPO without each of its parts: the same queries, samples and updates.
 
-    python -m minexaone.training.compare RUN --seeds 3            # AGAPO and GRPO
-    python -m minexaone.training.compare RUN --seeds 3 --parts    # also without each part
+    python -m minexaone.training.compare RUN            # AGAPO and GRPO
+    python -m minexaone.training.compare RUN --parts    # also without each part
 
 Each round of samples is used for several updates, so that the policy moves away from the one that sampled, and
 clipping has something to clip.
@@ -21,7 +21,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Compare AGAPO with GRPO from the SFT model of a run.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--parts", action="store_true", help="also AGAPO without each of its parts")
     parser.add_argument("--count", type=int, default=1000, help="held-out problems of the hard half (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
@@ -35,7 +35,7 @@ def main(argv=None):
     algorithms = {"agapo": AGAPO, "grpo": GRPO}
     if args.parts:
         algorithms |= {f"agapo without {part}": algorithm for part, algorithm in WITHOUT.items()}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for title, algorithm in algorithms.items():
             name = f"compare.{title.replace(' ', '_')}-{seed}"
             if (run.folder / f"{name}.json").is_file():

@@ -1,4 +1,4 @@
-"""Experiments that the report leaves open, every setting at several seeds; results as data, one file for each.
+"""Experiments that the report leaves open, every setting at several seeds; results as data.
 
     python -m minexaone.training.lab RUN --out assets/lab
 
@@ -89,13 +89,13 @@ def loss_by_distance(run: Run, lab: Lab, model: Exaone4) -> list[float | None]:
     return [round(total / count, 4) if count else None for total, count in sums.T.tolist()]
 
 
-def pretrained(run: Run, lab: Lab, preset: Preset, batches: Batches, seed: int) -> dict:
+def pretrained(run: Run, lab: Lab, preset: Preset, batches: Batches, seed: int, checkpoint: str) -> dict:
     """Train a model of this shape from nothing, and measure it."""
     run = Run(run.folder, preset, seed, run.device)
     model, lengths = run.untrained(lab.context), (lab.context // 4, lab.context // 2, lab.context)
     begin = time.time()
     log = fit(model, batches.draw, likelihood_loss, Recipe(lab.steps, 2e-3, "wsd", save_every=lab.steps), run.folder,
-              ".lab")
+              checkpoint)
     seconds = time.time() - begin
     grid = needle_grid(model, run.tokenizer, run.tokenizer_folder, lengths, lab.count, plain_text=True)
     return {"loss": log["steps"][-1]["loss"], "loss_by_distance": loss_by_distance(run, lab, model), "needles": grid,
@@ -103,49 +103,50 @@ def pretrained(run: Run, lab: Lab, preset: Preset, batches: Batches, seed: int) 
             "cache_bytes": {str(n): cache_bytes(model.config, n) for n in (1024, 4096, 65536)}}
 
 
-def fine_tuned(run: Run, lab: Lab, batches: Batches, seed: int) -> dict:
+def fine_tuned(run: Run, lab: Lab, batches: Batches, seed: int, checkpoint: str) -> dict:
     """Fine-tune the run's base model, and measure both modes."""
     model = run.load("extend2")
-    log = fit(model, batches.draw, likelihood_loss, replace(lab.sft, save_every=lab.sft.steps), run.folder, ".lab")
+    log = fit(model, batches.draw, likelihood_loss, replace(lab.sft, save_every=lab.sft.steps), run.folder,
+              checkpoint)
     return {"loss": log["steps"][-1]["loss"],
             "by_task": by_task(model, run.tokenizer, run.tokenizer_folder, lab.count, SFT_TASKS, seed=seed)}
 
 
 def main(argv=None):
-    """Run what is missing; write OUT/layers.json, OUT/window.json and OUT/ratio.json, lists of one entry a run."""
+    """Run what is missing; write OUT/layers.SEED.json, OUT/window.SEED.json and OUT/ratio.SEED.json, an entry a run."""
     parser = argparse.ArgumentParser(description="Experiments that the report leaves open.")
     parser.add_argument("run", type=Path, help="a finished run: tokenizer and base model")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", choices=LABS, default="tiny")
     parser.add_argument("--only", choices=("layers", "window", "ratio"), help="one experiment")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
     lab, run = LABS[args.preset], Run(args.run, PRESETS[args.preset], 0, prepare(args.device))
     if not run.is_done("extend2"):
         parser.exit(1, f"minexaone.training.lab: {args.run} has no finished extend2: train it first\n")
     workers, context = workers_here(run.device), run.preset.contexts[-1]
-    for seed in range(args.seeds):
+    torch._dynamo.config.recompile_limit = 64  # every window is compiled once
+    for seed in args.seeds:
+        checkpoint = f".lab-{seed}"
         pages = Batches(steps_of(run, lab, partial(pretraining_documents, context=lab.context), "lab", seed, lab.steps,
                                  lab.context), workers)
         for experiment, setting, what in settings(lab):
-            file = args.out / f"{experiment}.json"
+            file = args.out / f"{experiment}.{seed}.json"
             rows = read_json(file) if file.is_file() else []
-            if args.only not in (None, experiment) or any((row["setting"], row["seed"]) == (setting, seed)
-                                                          for row in rows):
+            if args.only not in (None, experiment) or any(row["setting"] == setting for row in rows):
                 continue
-            (run.folder / ".lab.state.safetensors").unlink(missing_ok=True)
-            torch.compiler.reset()  # other windows, other code
+            (run.folder / f"{checkpoint}.state.safetensors").unlink(missing_ok=True)
             if experiment == "ratio":
                 turns = steps_of(run, lab, partial(sft_documents, context=context, ratio=what), "lab sft", seed,
                                  lab.sft.steps, context)
-                found = fine_tuned(run, lab, Batches(turns, workers), seed)
+                found = fine_tuned(run, lab, Batches(turns, workers), seed, checkpoint)
             else:
-                found = pretrained(run, lab, what, pages, seed)
+                found = pretrained(run, lab, what, pages, seed, checkpoint)
             write_json(file, [*rows, {"setting": setting, "seed": seed, **found}])
             told = sum(map(share, found["needles"])) / len(found["needles"]) if "needles" in found else found["loss"]
             print(f"{experiment} {setting}, seed {seed}: {told:.3f}", flush=True)
-    (run.folder / ".lab.state.safetensors").unlink(missing_ok=True)
+        (run.folder / f"{checkpoint}.state.safetensors").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
