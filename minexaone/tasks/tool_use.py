@@ -569,10 +569,12 @@ def answer_key(uses, test):
 
 def no_fitting_tool(rng, language, level, test):
     """A question for which there is no tool, or no tools at all."""
-    use = make_use(rng, language, rng.choice(ASKED_WITHOUT_TOOL), test, 1)
+    bare = rng.random() < 0.3
+    kinds = [kind for kind in ASKED_WITHOUT_TOOL if not (bare and kind in ("weather", "time"))]  # "unknown" asks these
+    use = make_use(rng, language, rng.choice(kinds), test, 1)
     use.values.pop("unit", None)
     do = purpose(rng, language, use.tool)
-    tools = with_others(rng, language, test, level, [], [use.tool.kind]) if rng.random() < 0.7 else []
+    tools = [] if bare else with_others(rng, language, test, level, [], [use.tool.kind])
     names = ", ".join(t["function"]["name"] for t in tools)
     key = "tool.none.think" if tools else "tool.none.empty"
     thoughts = {"steps": say(rng, language, key, do=do, tools=names), "brief": say(rng, language, "tool.none.brief")}
