@@ -200,6 +200,7 @@ def test_pairs():
                                rollout("2 + 2 = 5.", 0.0, 5), rollout(None, 0.0, 99))
     assert concise_pair([long, short]) == (short, long)
     assert concise_pair([long, wrong, short]) == (short, wrong)
+    assert concise_pair([rollout("2 + 2 = 6.", 0.0, 40), long, wrong, short]) == (short, wrong)
     assert concise_pair([wrong, cut]) is None and concise_pair([short, short]) is None
     assert preferred_pair([long, wrong, short]) == (short, wrong)
     assert preferred_pair([wrong, cut]) is None

@@ -58,7 +58,7 @@ PRESETS = {
         sft=Recipe(6000, 1.2e-3), sft_again=Recipe(400, 3e-4),
         agapo=Recipe(120, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
-        simper=Recipe(60, 5e-5), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
+        simper=Recipe(80, 5e-5), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
     "smoke": Preset(  # every line of every stage in a few minutes on a CPU; learns next to nothing
         vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, pattern="LLLG", heads=2,
         kv_heads=1, window=32, contexts=(512, 1024, 2048), tokens=2048, rows=2,

@@ -52,9 +52,12 @@ def judge(example: Example, content: str | None) -> float:
 
 
 def concise_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
-    """Stage 1: the shortest right reply, and a wrong one if there is any, else the longest right one."""
-    right = sorted((r for r in group if r.reward), key=lambda r: len(r.ids))
-    wrong = [r for r in group if not r.reward and r.content is not None]
+    """Stage 1: the shortest right reply, and the shortest wrong one if there is any, else the longest right one.
+
+    The shortest wrong one jumped to the result: where that is a gamble, being short must not look good.
+    """
+    right, wrong = (sorted((r for r in group if r.reward == reward and r.content is not None),
+                           key=lambda r: len(r.ids)) for reward in (1, 0))
     if not right or (not wrong and len(right[-1].ids) == len(right[0].ids)):
         return None
     return right[0], wrong[0] if wrong else right[-1]
