@@ -206,6 +206,23 @@ def test_reasoning_and_non_reasoning_tokens_stand_at_their_ratio(tokenizer):
     assert RATIO * 0.95 < tokens[True] / tokens[False] < RATIO * 1.1
 
 
+@pytest.mark.parametrize("context", [256, 2048])
+def test_half_of_the_pages_tokens_are_problems(tokenizer, monkeypatch, context):
+    long = []
+
+    def noted(make):
+        return lambda *args: long.append(1) or make(*args)
+
+    monkeypatch.setattr(data, "needle", noted(data.needle))
+    monkeypatch.setattr(data.retrieval, "document", noted(data.retrieval.document))
+    tokens, stream = {True: 0, False: 0}, data.pretraining_documents(Random(0), tokenizer, context)
+    for _ in range(400):
+        ids = next(stream).ids
+        tokens[bool(long)] += len(ids)
+        long.clear()
+    assert abs(tokens[True] - tokens[False]) <= context
+
+
 def test_a_plain_page_has_no_control_tokens_and_a_needle_is_as_long_as_asked(tokenizer):
     for n in range(50):
         ids = tokenizer.encode(plain(sample(Random(n))))

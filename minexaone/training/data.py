@@ -91,17 +91,25 @@ def long_length(rng: Random, shortest: int, longest: int) -> int:
 
 
 def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> Iterator[Document]:
-    """Endless plain texts: problems with answers, and pages that refer back to what they said far above."""
+    """Endless plain texts: problems with answers, and pages that refer back to what they said far above.
+
+    Half of all tokens are problems at every context, so that longer texts do not drive out the short ones.
+    """
+    tokens = {True: 0, False: 0}
     while True:
-        if rng.random() < 0.6:
+        problem = tokens[True] <= tokens[False]
+        if problem:
             task = draw_task(rng)
-            yield text_document(plain(sample(rng, task=task, level=draw_level(rng, task))), tokenizer, context)
+            text = plain(sample(rng, task=task, level=draw_level(rng, task)))
         elif rng.random() < 0.6:
             language = rng.choice(LANGUAGES)
             length = long_length(rng, context // 4, context) * characters_per_token(tokenizer, language)
-            yield text_document(retrieval.document(rng, language, int(length)), tokenizer, context)
+            text = retrieval.document(rng, language, int(length))
         else:
-            yield text_document(plain(needle(rng, tokenizer, context)), tokenizer, context)
+            text = plain(needle(rng, tokenizer, context))
+        document = text_document(text, tokenizer, context)
+        tokens[problem] += len(document.ids)
+        yield document
 
 
 def needle(rng: Random, tokenizer: Tokenizer, context: int, reasoning=False) -> Example:
