@@ -22,7 +22,7 @@ from minexaone.training.agapo import (
     normalise,
 )
 from minexaone.training.packing import PackedModel, pack
-from minexaone.training.rollout import Rollout, split_reply
+from minexaone.training.rollout import Rollout, language_kept, split_reply
 from minexaone.training.simper import concise_pair, judge, preferred_pair, simper_loss
 
 REWARDS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
@@ -209,9 +209,17 @@ def test_pairs():
 
 @pytest.mark.parametrize("content, score", [
     ("The answer to 2 + 2 is 4.", 4), ("the answer to 2 + 2 is 4", 3), ("2 더하기 2는 4예요.", 3), ("", 0), (None, 0),
-    ("Four!", 3), ("The sum of 2 and 2 is 4.\nThe sum of 2 and 2 is 4.", 3)])
+    ("Four!", 3), ("I cannot say.", 3), ("The sum of 2 and 2 is 4.\nThe sum of 2 and 2 is 4.", 3)])
 def test_judge(content, score):
     assert judge(example(), content) == score
+
+
+@pytest.mark.parametrize("content, reward, kept", [
+    ("4 is the answer.", 0.0, True), ("La respuesta es 4.", 0.0, False), ("답은 4예요.", 0.0, False),
+    (None, 0.0, False), ('In Korean, "milk" is "우유".', 0.0, True), ("s, a, l, y", 0.0, True),
+    ("The error: servicio caído.", 1.0, True)])
+def test_quotations_and_spelled_letters_have_no_language(content, reward, kept):
+    assert language_kept(rollout(content, reward, 9)) == kept
 
 
 @pytest.mark.parametrize("text, reasoning, parts", [

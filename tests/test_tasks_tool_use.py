@@ -254,3 +254,9 @@ def test_messages_end_before_the_reply_and_no_tool_has_two_schemas(examples):
         assert e.messages[-1]["role"] in {"call": ("user",), "answer": ("tool",), "multistep": ("user", "tool")}[e.task]
         names = [t["function"]["name"] for t in e.tools]
         assert len(names) == len(set(names))
+
+
+def test_both_states_of_a_device_are_in_one_split():
+    keys = {on: tool_use.key_of([tool_use.Use(tool_use.make_tool(Random(0), "en", "switch", False, 1),
+                                              {"device": "lamp", "on": on}, None)], False) for on in (True, False)}
+    assert keys[True] == keys[False] and "lamp" in keys[True]

@@ -173,5 +173,5 @@ def _resume(file, names, masters, optimizer):
 
 
 def workers_here(device) -> int:
-    """How many processes may draw data: on a GPU's machine all cores but two."""
+    """How many processes may draw data: on a GPU's machine all cores but two, as steps wait for data."""
     return 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)

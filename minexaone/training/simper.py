@@ -5,6 +5,7 @@ reply (arXiv:2502.00883; EXAONE 4.0 report, section on preference learning). Rep
 rules: stage 1 prefers the shortest right reply, stage 2 what `judge` prefers among right ones, in the right language.
 """
 
+import re
 from random import Random
 
 import torch
@@ -31,6 +32,13 @@ def simper_loss(logprobs: Tensor, batch: Packed) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- rewards
 
 
+def stems(text: str) -> set[str]:
+    """The numbers and words of a text, without single Latin letters; a Korean word's first two syllables, as endings
+    change."""
+    words = re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]{2,}|[가-힣]", text.lower())
+    return {word[:2] if "가" <= word[0] <= "힣" else word for word in words}
+
+
 def judge(example: Example, content: str | None) -> float:
     """How good an answer is to read, 0 to 4, by rules that anyone can check. Only the answer counts, not the thinking.
 
@@ -41,14 +49,12 @@ def judge(example: Example, content: str | None) -> float:
     if not content:
         return 0.0
     question = next((m["content"] for m in reversed(example.messages) if m["role"] == "user"), "")
-    told = question.lower()
     free = example.task in ("constraint", "write") or "<tool_call>" in content
     lines = [line for line in content.splitlines() if line.strip()]
-    words = [word.strip(".,!?¿¡:\"'") for word in content.lower().split()]
     sentence = content[0] in "¿¡-" or content[0].isdigit() or content[0].upper() == content[0]
     return float(in_language(prose(content), target_language(example)) + (free or (sentence and content[-1] in ".!?。"))
-                 + (free or any(word and word in told for word in words))
-                 + (len(words) <= 60 and (free or len(set(lines)) == len(lines))))
+                 + (free or bool(stems(question) & stems(content)))
+                 + (len(content.split()) <= 60 and (free or len(set(lines)) == len(lines))))
 
 
 def concise_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
