@@ -20,7 +20,7 @@ from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample, tool_u
 from minexaone.tasks.base import assistant, function_call, tool
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.data import plain
-from minexaone.training.rollout import ROWS, language_kept, roll_out, split_reply
+from minexaone.training.rollout import ROWS, Rollout, language_kept, roll_out, split_reply
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_NEW_TOKENS = 640
@@ -115,14 +115,15 @@ def by_task(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, task
         group = found[n * count:(n + 1) * count]
         names = {"task": task, "language": language, "reasoning": mode} | ({"level": level} if levels else {})
         rows.append(cell(sum(int(r.reward) for r in group), count, **names) | {
-            "mode_kept": sum(_mode_kept(r) for r in group), "language_kept": sum(language_kept(r) for r in group),
+            "mode_kept": sum(mode_kept(r) for r in group), "language_kept": sum(language_kept(r) for r in group),
             "calls_valid": sum(r.content is not None and tool_use.valid_calls(r.example, r.content) for r in group),
             "thinking_tokens": round(sum(_thinking_tokens(r, tokenizer) for r in group) / count, 1),
             "tokens": round(sum(len(r.ids) for r in group) / count, 1)})
     return rows
 
 
-def _mode_kept(rollout):
+def mode_kept(rollout: Rollout) -> bool:
+    """Whether a reply ended, thought if it was to think, and did not if not."""
     if rollout.content is None:
         return False
     return "think>" not in rollout.content and bool(rollout.thought) == rollout.example.reasoning

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_packing import random_documents, small_model
 
-from minexaone.tasks import Example
+from minexaone.tasks import Example, sample
 from minexaone.training.agapo import (
     agapo_advantages,
     agapo_loss,
@@ -212,6 +213,11 @@ def test_pairs():
     ("Four!", 3), ("I cannot say.", 3), ("The sum of 2 and 2 is 4.\nThe sum of 2 and 2 is 4.", 3)])
 def test_judge(content, score):
     assert judge(example(), content) == score
+
+
+def test_no_reply_that_training_shows_rambles():
+    replies = [sample(Random(n)).reply["content"] for n in range(3000)]
+    assert max(len(reply.split()) for reply in replies) <= 80  # the judge's limit
 
 
 @pytest.mark.parametrize("content, reward, kept", [

@@ -120,17 +120,33 @@ def test_algorithms_are_compared(run, tmp_path, capsys):
 
 def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr(lab, "STAGES", tmp_path / "stages")
+    (tmp_path / "stages").mkdir()
+    for name, stage in (("base", "extend2"), ("sft", "sft")):
+        (tmp_path / "stages" / name).symlink_to(run / stage)
     for _ in range(2):
-        lab.main([str(run), "--out", str(tmp_path), "--preset", "smoke", "--seeds", "0", "--device", "cpu"])
-    layers, window, ratio = (json.loads((tmp_path / f"{name}.0.json").read_text())
-                             for name in ("layers", "window", "ratio"))
+        lab.main(["--out", str(tmp_path / "lab"), "--preset", "smoke", "--seeds", "0", "--device", "cpu"])
+    layers, window, ratio, algorithms = (json.loads((tmp_path / "lab" / f"{name}.0.json").read_text())
+                                         for name in ("layers", "window", "ratio", "agapo"))
     assert [row["setting"] for row in layers] == list(lab.PATTERNS) and len(window) == 2
-    assert [row["setting"] for row in ratio] == ["0.67", "1", "1.5", "2", "3"]
-    assert capsys.readouterr().out.count("seed 0") == 6 + 2 + 5
-    sizes = [row["cache_bytes"]["65536"] for row in layers]
+    assert [row["setting"] for row in ratio] == ["0.67", "1.5", "3"]
+    assert {row["setting"] for row in algorithms} == {"agapo", "grpo", *(f"without {part}" for part in agapo.WITHOUT)}
+    assert capsys.readouterr().out.count("seed 0") == 6 + 2 + 3 + 7  # what is done is done
+    sizes = [row["cache_bytes"] for row in layers]
     assert sizes == sorted(sizes)  # the more global layers, the more cache
-    assert all(0 < row["loss_by_distance"][0] < 20 for row in layers + window)
-    assert not list(run.glob(".lab*"))
+    assert all(row["curve"][0] > 3 and row["seconds"] > 0 for row in layers + window)  # guessing: ln 64 = 4.2
+    assert len({row["before"]["held_out"] for row in algorithms}) == 1  # all begin where the others do
+    assert {path.name for path in tmp_path.iterdir()} == {"stages", "lab"}
+
+
+def test_the_labs_strings_repeat_and_what_is_asked_can_be_known():
+    ids, period = lab.repeating(200, 96, torch.Generator().manual_seed(0))
+    known = lab.predictable(period, 96)
+    assert period.min() == 4 and 50 < period.max() <= 64 and (period < 16).float().mean() == pytest.approx(0.5, abs=0.1)
+    for row, p, can in zip(ids.tolist(), period.tolist(), known.tolist(), strict=True):
+        for t in range(1, 96):  # the letter before has been seen, a period ago, and what came then comes again
+            assert can[t - 1] == (t - 1 >= p)
+            assert not can[t - 1] or (row[t - 1 - p], row[t - p]) == (row[t - 1], row[t])
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):

@@ -1,9 +1,12 @@
 """Experiments that the report leaves open, every setting at several seeds; results as data.
 
-    python -m minexaone.training.lab RUN --out assets/lab
+    python -m minexaone.training.lab --out runs/lab
 
-RUN: a finished run, which lends its tokenizer, and its base model for the experiment on SFT. Runs that are in the files
-already are skipped. What AGAPO's parts do is measured by `minexaone.training.compare`.
+Small enough for a CPU, where all of it takes about two hours of one core:
+layers, window: small models, from nothing, on strings that repeat: what came after this letter the last time?
+ratio: the shipped base model, fine-tuned on mixtures of both modes.
+agapo: the shipped SFT model, reinforced with AGAPO, with GRPO, and with AGAPO without each of its parts.
+Settings that are in the files already are skipped.
 """
 
 import argparse
@@ -11,142 +14,261 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
 
-from minexaone.evaluate import by_task, needle_grid, share
-from minexaone.files import read_json, write_json
-from minexaone.model import Exaone4, cache_bytes
+from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.evaluate import cell, mode_kept
+from minexaone.fast import speed_up
+from minexaone.files import SHIPPED, read_json, write_json
+from minexaone.model import Config, Exaone4, cache_bytes
+from minexaone.tasks import sample
+from minexaone.tokenizer import Tokenizer
 from minexaone.training.__main__ import prepare
-from minexaone.training.data import Steps, pretraining_documents, sft_documents
+from minexaone.training.agapo import AGAPO, GRPO, WITHOUT, Rollouts
+from minexaone.training.data import Steps, draw_level, turn_document
 from minexaone.training.loop import Recipe, fit, workers_here
-from minexaone.training.packing import PackedModel, likelihood_loss
-from minexaone.training.run import PRESETS, Preset, Run
+from minexaone.training.packing import Document, likelihood_loss
+from minexaone.training.rollout import roll_out
 
 PATTERNS = ("L", "LLLLG", "LLLG", "LLG", "LG", "G")
-RATIOS = (0.67, 1.0, 1.5, 2.0, 3.0)
-SFT_TASKS = ("compare", "sums", "story", "logic", "facts")
+RATIOS = (0.67, 1.5, 3.0)
+ALGORITHMS = {"agapo": AGAPO, "grpo": GRPO} | {f"without {part}": algorithm for part, algorithm in WITHOUT.items()}
+SFT_TASKS = ("compare", "sums")
+LETTERS, SHORTEST = 64, 4  # in a repeating string: how many different letters, and the shortest period
+STAGES = SHIPPED.parent / "stages"
 
 
 @dataclass(frozen=True)
 class Lab:
-    """Sizes: small models, so that many can be trained. Lengths are in tokens."""
+    """Sizes. Lengths are in tokens."""
 
-    model: Preset
-    context: int
+    hidden: int  # of the models that are trained from nothing
+    layers: int
+    window: int
     windows: tuple[int, ...]
+    length: int  # of a string
+    rows: int  # strings in a step
     steps: int
+    far: int  # a text whose reading is timed
     sft: Recipe
+    sft_tokens: int  # in a step
     count: int  # prompts in a cell
+    longest: int  # reply
+    rounds: int  # of reinforcement
+    pool: int  # queries for it
+    round: tuple[int, int, int]  # queries, replies to each, and updates, of a round
 
 
 LABS = {
-    "tiny": Lab(replace(PRESETS["tiny"], hidden_size=128, intermediate_size=320, layers=12, heads=4, window=64),
-                context=1024, windows=(16, 32, 64, 128, 256), steps=500, sft=Recipe(800, 1.2e-3), count=60),
-    "smoke": Lab(replace(PRESETS["smoke"], layers=6), context=1024, windows=(16, 32), steps=2, sft=Recipe(2, 1e-3),
-                 count=1),
+    "laptop": Lab(hidden=32, layers=10, window=8, windows=(4, 16, 64), length=128, rows=16, steps=600, far=8192,
+                  sft=Recipe(30, 1.2e-3), sft_tokens=4096, count=40, longest=200, rounds=8, pool=32, round=(16, 8, 4)),
+    "smoke": Lab(hidden=32, layers=5, window=8, windows=(8, 16), length=32, rows=2, steps=2, far=64,
+                 sft=Recipe(2, 1e-3), sft_tokens=2048, count=1, longest=4,
+                  rounds=1, pool=2, round=(2, 2, 2)),
 }
 
 
-def settings(lab: Lab) -> Iterator[tuple[str, str, Preset | float]]:
-    """(experiment, setting, what it is trained with) of every setting."""
-    for pattern in PATTERNS:
-        yield "layers", pattern, replace(lab.model, pattern=pattern)
-    for window in lab.windows:
-        yield "window", str(window), replace(lab.model, window=window)
-    for ratio in RATIOS:
-        yield "ratio", f"{ratio:g}", ratio
+def settings(lab: Lab) -> Iterator[tuple[str, str]]:
+    """(experiment, setting) of every setting."""
+    for experiment, names in (("layers", PATTERNS), ("window", lab.windows), ("ratio", RATIOS), ("agapo", ALGORITHMS)):
+        for name in names:
+            yield experiment, f"{name:g}" if isinstance(name, float) else str(name)
 
 
-class Batches:
-    """The steps of a seed, drawn once and used for every setting: drawing takes longer than training on them."""
-
-    def __init__(self, steps: Steps, workers: int):
-        self.steps, self.workers, self.drawn = steps, workers, None
-
-    def draw(self, start: int):
-        """The steps from `start` on."""
-        self.drawn = self.drawn or list(self.steps.draw(0, self.workers))
-        return iter(self.drawn[start:])
+# -------------------------------------------------------------------------------------------- layers and window
 
 
-def steps_of(run: Run, lab: Lab, documents, name: str, seed: int, steps: int, context: int) -> Steps:
-    """Steps of the lab's size."""
-    return Steps(run.tokenizer_folder, documents, name, seed, steps, lab.model.rows, lab.model.tokens, context)
+def repeating(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Strings [rows, length] that repeat, and their periods [rows].
+
+    The periods go from SHORTEST to ⅔ length; of each doubling there are as many.
+    """
+    most = length * 2 // 3
+    period = (SHORTEST * (most / SHORTEST) ** torch.rand(rows, generator=generator)).long()
+    ids = torch.randint(0, LETTERS, (rows, length), generator=generator)
+    return ids.gather(1, torch.arange(length) % period[:, None]), period
+
+
+def predictable(period: Tensor, length: int) -> Tensor:
+    """Which of the letters 1 … length - 1 can be known [rows, length - 1]: from the second of the second round on."""
+    return torch.arange(1, length) > period[:, None]
+
+
+def small_model(lab: Lab, pattern: str, window: int, seed: int) -> Exaone4:
+    """A model with this pattern of sliding (L) and global (G) layers; without L all have RoPE, as in the 1.2B."""
+    kinds = (pattern * lab.layers)[:lab.layers]
+    torch.manual_seed(seed)
+    model = Exaone4(Config(
+        vocab_size=LETTERS, hidden_size=lab.hidden, intermediate_size=2 * lab.hidden, num_hidden_layers=lab.layers,
+        head_dim=16, num_attention_heads=lab.hidden // 16, num_key_value_heads=1, eos_token_id=0,
+        layer_types=[{"L": SLIDING, "G": GLOBAL}[kind] for kind in kinds], rope_theta=10_000.0,
+        sliding_window=window if "L" in kinds else None, max_position_embeddings=lab.far))
+    for layer in model.layers:  # small first gains: see `Run.untrained`
+        for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+            torch.nn.init.constant_(norm.weight, model.config.initializer_range)
+    return model
+
+
+def from_nothing(lab: Lab, pattern: str, window: int, seed: int, device: torch.device) -> dict:
+    """Train a model on repeating strings: its loss, what it finds how far away, the time and the cache it needs."""
+    model, recipe = small_model(lab, pattern, window, seed).to(device), Recipe(lab.steps, 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    generator, losses = torch.Generator().manual_seed(seed), []
+    for step in tqdm(range(lab.steps), desc=f"{pattern}, window {window}, seed {seed}", leave=False):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * recipe.rate(step)
+        ids, period = repeating(lab.rows, lab.length, generator)
+        known, ids = predictable(period, lab.length).to(device), ids.to(device)
+        loss = F.cross_entropy(model(ids[:, :-1])[known], ids[:, 1:][known])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return {"curve": [round(sum(part) / len(part), 4) for i in range(0, lab.steps, 20) if (part := losses[i:i + 20])],
+            "found": found_by_distance(lab, model), "seconds": reading_time(lab, model),
+            "cache_bytes": cache_bytes(model.config, 65_536)}
 
 
 @torch.no_grad()
-def loss_by_distance(run: Run, lab: Lab, model: Exaone4) -> list[float | None]:
-    """Mean loss on held-out long pages, in each doubling of the position from 64 on; None where no page reaches."""
-    documents = partial(pretraining_documents, context=lab.context)
-    sums = torch.zeros(2, lab.context.bit_length() - 6, device=run.device)
-    for batch in steps_of(run, lab, documents, "held out", 1, 1, lab.context)[0][0]:
-        batch = batch.to(run.device)
-        bucket = (batch.positions.clamp(min=64).log2().floor().long() - 6).clamp(max=sums.shape[1] - 1)
-        for row, values in enumerate((-PackedModel(model)(batch) * batch.weights, batch.weights)):
-            sums[row].index_add_(0, bucket, values)
-    return [round(total / count, 4) if count else None for total, count in sums.T.tolist()]
+def found_by_distance(lab: Lab, model: Exaone4) -> list[dict]:
+    """A cell for each doubling of the period: letters that the model predicts, of those that can be known."""
+    ids, period = repeating(16 * lab.rows, lab.length, torch.Generator().manual_seed(10**6))  # the same for all models
+    known, ids = predictable(period, lab.length), ids.to(model.device)
+    right = torch.cat([(model(part[:, :-1]).argmax(-1) == part[:, 1:]).cpu() for part in ids.split(lab.rows)])
+    cells, low = [], SHORTEST
+    while low < lab.length * 2 // 3:
+        rows = (period >= low) & (period < 2 * low)
+        if rows.any():
+            cells.append(cell(int((right & known)[rows].sum()), int(known[rows].sum()), period=low))
+        low *= 2
+    return cells
 
 
-def pretrained(run: Run, lab: Lab, preset: Preset, batches: Batches, seed: int, checkpoint: str) -> dict:
-    """Train a model of this shape from nothing, and measure it."""
-    run = Run(run.folder, preset, seed, run.device)
-    model, lengths = run.untrained(lab.context), (lab.context // 4, lab.context // 2, lab.context)
-    begin = time.time()
-    log = fit(model, batches.draw, likelihood_loss, Recipe(lab.steps, 2e-3, "wsd", save_every=lab.steps), run.folder,
-              checkpoint)
-    seconds = time.time() - begin
-    grid = needle_grid(model, run.tokenizer, run.tokenizer_folder, lengths, lab.count, plain_text=True)
-    return {"loss": log["steps"][-1]["loss"], "loss_by_distance": loss_by_distance(run, lab, model), "needles": grid,
-            "seconds": round(seconds, 1), "parameters": sum(p.numel() for p in model.parameters()),
-            "cache_bytes": {str(n): cache_bytes(model.config, n) for n in (1024, 4096, 65536)}}
+@torch.no_grad()
+def reading_time(lab: Lab, model: Exaone4) -> float:
+    """Seconds to read lab.far tokens at once, the best of three."""
+    ids, best = torch.zeros(1, lab.far, dtype=torch.long, device=model.device), float("inf")
+    for _ in range(3):
+        begin = time.perf_counter()
+        model(ids)[0, -1, 0].item()  # reading a number waits for the device
+        best = min(best, time.perf_counter() - begin)
+    return round(best, 4)
 
 
-def fine_tuned(run: Run, lab: Lab, batches: Batches, seed: int, checkpoint: str) -> dict:
-    """Fine-tune the run's base model, and measure both modes."""
-    model = run.load("extend2")
-    log = fit(model, batches.draw, likelihood_loss, replace(lab.sft, save_every=lab.sft.steps), run.folder,
-              checkpoint)
-    return {"loss": log["steps"][-1]["loss"],
-            "by_task": by_task(model, run.tokenizer, run.tokenizer_folder, lab.count, SFT_TASKS, seed=seed)}
+# -------------------------------------------------------------------------------------- from the shipped stages
+
+
+def shipped(stage: str, device: torch.device) -> tuple[Exaone4, Tokenizer]:
+    """The model that a stage of the shipped run left, and the tokenizer."""
+    folder = STAGES / stage
+    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    model = Exaone4.from_pretrained(folder, device=device, dtype=dtype)
+    return speed_up(model) if device.type == "cuda" else model, Tokenizer.from_pretrained(folder)
+
+
+def trained(model: Exaone4, draw, loss, recipe: Recipe) -> dict:
+    """The log of `fit`, without checkpoints: a setting is short, and begins anew."""
+    with TemporaryDirectory() as folder:
+        return fit(model, draw, loss, replace(recipe, save_every=recipe.steps), Path(folder), "lab")
+
+
+def mixture(rng: Random, tokenizer: Tokenizer, ratio: float) -> Iterator[Document]:
+    """Endless English comparisons and sums, at `ratio` tokens with reasoning for each one without."""
+    tokens = {True: 0.0, False: 0.0}
+    while True:
+        reasoning, task = tokens[True] < ratio * tokens[False], rng.choice(SFT_TASKS)
+        document = turn_document(sample(rng, task=task, language="en", reasoning=reasoning,
+                                        level=draw_level(rng, task)), tokenizer, rng)
+        tokens[reasoning] += len(document.ids)
+        yield document
+
+
+def fine_tuned(lab: Lab, ratio: float, seed: int, device: torch.device) -> dict:
+    """Fine-tune the base model on `ratio` tokens of reasoning for each one without, and measure both modes."""
+    model, tokenizer = shipped("base", device)
+    steps = Steps(STAGES / "base", partial(mixture, ratio=ratio), "lab", seed, lab.sft.steps, 1, lab.sft_tokens, 1024)
+    log = trained(model, partial(steps.draw, workers=workers_here(device)), likelihood_loss, lab.sft)
+    rng, rows = Random(f"lab sft {seed}"), []
+    for task, reasoning in product(SFT_TASKS, (False, True)):
+        asked = [sample(rng, "test", task, "en", reasoning) for _ in range(lab.count)]
+        replies = roll_out(model, tokenizer, asked, seed, lab.longest, temperature=0.0)
+        rows.append(cell(sum(int(r.reward) for r in replies), lab.count, task=task, reasoning=reasoning)
+                    | {"mode_kept": sum(map(mode_kept, replies)),
+                       "tokens": sum(len(r.ids) for r in replies) / lab.count})
+    return {"loss": log["steps"][-1]["loss"], "tokens": log["tokens"], "scores": rows}
+
+
+def reinforced(lab: Lab, name: str, seed: int, device: torch.device) -> dict:
+    """Reinforce the SFT model on sums without thinking: its pass rate on these and on held-out ones, before and after.
+
+    The queries are those that the model does not always get right, the same for every algorithm.
+    """
+    (model, tokenizer), (reference, _) = shipped("sft", device), shipped("sft", device)
+    queries, group, updates = lab.round
+    rng = Random(f"lab {seed}")
+    drawn = [sample(rng, "train", "sums", "en", False, 3) for _ in range(4 * lab.pool)]
+    held_out = [sample(rng, "test", "sums", "en", False, 3) for _ in range(4 * lab.pool)]
+    tries = roll_out(model, tokenizer, drawn, seed, 32, group=8)
+    rates = [sum(r.reward for r in tries[8 * i:8 * i + 8]) / 8 for i in range(len(drawn))]
+    pool = [drawn[i] for i, rate in enumerate(rates) if rate < 1][:lab.pool] or drawn[:1]
+
+    def pass_rate():
+        rewards = {where: [r.reward for r in roll_out(model, tokenizer, examples, 10**6 + seed, 32, group=4)]
+                   for where, examples in (("pool", pool), ("held_out", held_out))}
+        return {where: round(sum(values) / len(values), 4) for where, values in rewards.items()}
+
+    before = pass_rate()
+    algorithm = ALGORITHMS[name]
+    rollouts = Rollouts(model, reference, tokenizer, pool, algorithm=algorithm, queries=queries,
+                        group=group, updates=updates, max_new_tokens=32, tokens=1024, longest=512, seed=seed)
+    log = trained(model, rollouts.draw, algorithm.loss, Recipe(lab.rounds * updates, 4e-5, "wsd"))
+    return {"before": before, "after": pass_rate(), "steps": log["steps"]}
+
+
+# --------------------------------------------------------------------------------------------------------- main
+
+
+def measured(lab: Lab, experiment: str, setting: str, seed: int, device: torch.device) -> dict:
+    """What one setting of an experiment gives."""
+    if experiment == "layers":
+        return from_nothing(lab, setting, lab.window, seed, device)
+    if experiment == "window":
+        return from_nothing(lab, "LLLG", int(setting), seed, device)
+    if experiment == "ratio":
+        return fine_tuned(lab, float(setting), seed, device)
+    return reinforced(lab, setting, seed, device)
 
 
 def main(argv=None):
-    """Run what is missing; write OUT/layers.SEED.json, OUT/window.SEED.json and OUT/ratio.SEED.json, an entry a run."""
+    """Run what is missing; write OUT/EXPERIMENT.SEED.json, with an entry for each setting."""
     parser = argparse.ArgumentParser(description="Experiments that the report leaves open.")
-    parser.add_argument("run", type=Path, help="a finished run: tokenizer and base model")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", choices=LABS, default="tiny")
-    parser.add_argument("--only", choices=("layers", "window", "ratio"), help="one experiment")
+    parser.add_argument("--preset", choices=LABS, default="laptop")
+    parser.add_argument("--only", choices=("layers", "window", "ratio", "agapo"), help="one experiment")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
-    lab, run = LABS[args.preset], Run(args.run, PRESETS[args.preset], 0, prepare(args.device))
-    if not run.is_done("extend2"):
-        parser.exit(1, f"minexaone.training.lab: {args.run} has no finished extend2: train it first\n")
-    workers, context = workers_here(run.device), run.preset.contexts[-1]
-    torch._dynamo.config.recompile_limit = 64  # every window is compiled once
+    lab, device = LABS[args.preset], prepare(args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
-        checkpoint = f".lab-{seed}"
-        pages = Batches(steps_of(run, lab, partial(pretraining_documents, context=lab.context), "lab", seed, lab.steps,
-                                 lab.context), workers)
-        for experiment, setting, what in settings(lab):
+        for experiment, setting in settings(lab):
             file = args.out / f"{experiment}.{seed}.json"
             rows = read_json(file) if file.is_file() else []
             if args.only not in (None, experiment) or any(row["setting"] == setting for row in rows):
                 continue
-            (run.folder / f"{checkpoint}.state.safetensors").unlink(missing_ok=True)
-            if experiment == "ratio":
-                turns = steps_of(run, lab, partial(sft_documents, context=context, ratio=what), "lab sft", seed,
-                                 lab.sft.steps, context)
-                found = fine_tuned(run, lab, Batches(turns, workers), seed, checkpoint)
-            else:
-                found = pretrained(run, lab, what, pages, seed, checkpoint)
+            begin = time.time()
+            found = measured(lab, experiment, setting, seed, device)
             write_json(file, [*rows, {"setting": setting, "seed": seed, **found}])
-            told = sum(map(share, found["needles"])) / len(found["needles"]) if "needles" in found else found["loss"]
-            print(f"{experiment} {setting}, seed {seed}: {told:.3f}", flush=True)
-        (run.folder / f"{checkpoint}.state.safetensors").unlink(missing_ok=True)
+            print(f"{experiment} {setting}, seed {seed}: {time.time() - begin:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,23 +80,24 @@ def draw_rewards(report: dict, axes):
 def draw_levels(scores: dict, axes):
     """Accuracy by level in both modes, mean of the tasks that have the level and of the languages."""
     for mode, label in ((True, "reasoning"), (False, "non-reasoning")):
-        rows = [r for r in scores["by_level"] if r["reasoning"] == mode and r["task"] in ("sums", "story", "trace")]
+        rows = [r for r in scores["by_level"] if r["reasoning"] == mode and r["task"] in ("compare", "sums", "story")]
         levels = sorted({r["level"] for r in rows})
         means = [[share(r) for r in rows if r["level"] == level] for level in levels]
         axes.plot(levels, [sum(m) / len(m) for m in means], "o-", label=label)
-    axes.set(xlabel="level", ylabel="right", title="Sums, stories and programs by level", ylim=(0, 1.02), xticks=levels)
+    axes.set(xlabel="level", ylabel="right", title="Comparisons, sums and stories", ylim=(0, 1.02), xticks=levels)
     axes.legend()
 
 
 def draw_thinking(report: dict, axes):
-    """Mean thinking tokens after each stage, and how many replies are right."""
-    names = [name for name in ("sft", "agapo", "simper1", "simper2") if name in report["scores"]]
-    rows = {name: [r for r in report["scores"][name]["by_task"] if r["reasoning"]] for name in names}
-    axes.bar(names, [sum(r["thinking_tokens"] for r in rows[n]) / len(rows[n]) for n in names], color="#c9d4e8")
-    axes.set(ylabel="thinking tokens (bars)", title="Thinking, and what it brings")
+    """Mean thinking tokens before and after each stage of SimPER on its held-out queries, and how many are right."""
+    stages = {name: report["stages"][name] for name in ("simper1", "simper2") if name in report["stages"]}
+    points = {f"{when}\n{name}": stage[when] for name, stage in stages.items() for when in ("before", "after")}
+    axes.bar(list(points), [point["thinking_tokens"] for point in points.values()], color="#c9d4e8")
+    axes.set(ylabel="thinking tokens (bars)", title="Thinking, and what it brings (each stage has its own queries)")
     right = axes.twinx()
-    right.plot(names, [sum(map(share, rows[n])) / len(rows[n]) for n in names], "o-", color="#c44e52")
-    right.set(ylabel="right in reasoning mode (line)", ylim=(0.5, 1.0))
+    for n in range(0, len(points), 2):
+        right.plot([n, n + 1], [point["right"] for point in points.values()][n:n + 2], "o-", color="#c44e52")
+    right.set(ylabel="right (lines)", ylim=(0.5, 1.0))
 
 
 def draw_budget(scores: dict, axes):
@@ -122,8 +123,9 @@ def write_figures(report: dict, folder: Path) -> list[Path]:
     if "agapo" in stages or report["comparisons"]:
         figures["agapo"] = (draw_rewards, [report])
     if final:
-        figures |= {"levels": (draw_levels, [final]), "thinking": (draw_thinking, [report]),
-                    "budget": (draw_budget, [final])}
+        figures |= {"levels": (draw_levels, [final]), "budget": (draw_budget, [final])}
+    if "simper1" in stages:
+        figures["thinking"] = (draw_thinking, [report])
     written = []
     for name, (draw, values) in figures.items():
         figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")

@@ -37,9 +37,9 @@ It is for teaching, not for use.
 
 ## Recipe
 
-`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {hardware} with torch {torch}, then
-`python -m minexaone.training.ship RUN`. AdamW (0.9, 0.95), weight decay 0.1, clipping at 1, bfloat16 with masters in
-float32.
+`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {machines}, and
+`python -m minexaone.training.ship RUN`. AdamW (0.9, 0.95), weight decay 0.1, clipping at 1; bfloat16 with masters in
+float32 on a GPU, float32 on a CPU.
 
 | stage | steps | peak learning rate | tokens, with padding | seconds | last loss |
 |---|---|---|---|---|---|
@@ -56,11 +56,11 @@ model itself, judged by the tasks' verifiers, are the data of AGAPO and SimPER.
 SCORES = """
 ## Scores
 
-`python -m minexaone evaluate --count {count}`, greedy, held-out problems; share of right replies, with its 95 %
-interval (Wilson) over all three languages.
+`python -m minexaone evaluate --count {count}`, greedy, held-out problems; share of right replies to the first n prompts
+of each cell, with its 95 % interval (Wilson) over all three languages.
 
-| task | mode | en | ko | es | interval |
-|---|---|---|---|---|---|
+| task | mode | n | en | ko | es | interval |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -80,13 +80,13 @@ def joined(rows: list[dict]) -> str:
 def card(found: dict, config: Config, parameters: int, name: str) -> str:
     """The model card, from the collected report of a run with the preset of this name."""
     final = found["stages"][FINAL]
+    machines = dict.fromkeys(f"{stage['hardware']} with torch {stage['torch']}" for stage in found["stages"].values())
     text = HEAD.format(parameters=parameters, layers=config.num_hidden_layers, hidden=config.hidden_size,
                        window=config.sliding_window, context=config.max_position_embeddings, vocab=config.vocab_size,
-                       tasks=", ".join(TASKS), preset=name, seed=final["seed"], hardware=final["hardware"],
-                       torch=final["torch"])
+                       tasks=", ".join(TASKS), preset=name, seed=final["seed"], machines=", then on ".join(machines))
     for stage, parts in recipes(PRESETS[name]).items():
         for recipe, log in zip(parts, report.logs(found["stages"][stage]), strict=False):
-            text += (f"| {stage} | {recipe.steps:,} | {recipe.learning_rate:g} | {log['tokens']:,} | "
+            text += (f"| {stage} | {log['steps'][-1]['step']:,} | {recipe.learning_rate:g} | {log['tokens']:,} | "
                      f"{log['seconds']:.0f} | {log['steps'][-1]['loss']:.4f} |\n")
     text += DATA
     if FINAL not in found["scores"]:
@@ -99,10 +99,11 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
             if rows:
                 shares = " | ".join(f"{share(r):.1%}" for language in LANGUAGES for r in rows
                                     if r["language"] == language)
-                text += f"| {task} | {'' if reasoning else 'non-'}reasoning | {shares} | {joined(rows)} |\n"
+                text += (f"| {task} | {'' if reasoning else 'non-'}reasoning | {rows[0]['total']} | {shares} | "
+                         f"{joined(rows)} |\n")
     for reasoning in (False, True):
         rows = [r for r in scores["episodes"] if r["reasoning"] == reasoning]
-        text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | "
+        text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | {rows[0]['total']} | "
                  + " | ".join(f"{share(r):.1%}" for r in rows) + f" | {joined(rows)} |\n")
     total = sum(r["total"] for r in scores["by_task"])
     kept = {key: sum(r[key] for r in scores["by_task"]) / total for key in ("mode_kept", "language_kept")}
@@ -110,7 +111,8 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
              f"{kept['language_kept']:.2%}.\n\n![Needles in texts of up to the whole context]"
              "(../training/needles.png)\n")
     return text + "".join(f"\n![{title}](../training/{file}.png)\n" for file, title in (
-        ("levels", "Accuracy by level of difficulty in both modes"), ("thinking", "Thinking tokens after each stage"),
+        ("levels", "Accuracy by level of difficulty in both modes"),
+        ("thinking", "Thinking tokens in both stages of SimPER"),
         ("budget", "Accuracy against the budget of thinking tokens")))
 
 

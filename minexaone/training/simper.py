@@ -6,6 +6,7 @@ rules: stage 1 prefers the shortest right reply, stage 2 what `judge` prefers am
 """
 
 import re
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -18,6 +19,8 @@ from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
 from minexaone.training.rollout import Rollout, language_kept, prose, roll_out, target_language
 from minexaone.training.run import Run
+
+PASSES = 3  # over the pairs at most: 9 passes over 588 pairs broke replies that no pair was about
 
 
 def simper_loss(logprobs: Tensor, batch: Packed) -> Tensor:
@@ -44,7 +47,7 @@ def judge(example: Example, content: str | None) -> float:
 
     1 each for: it is in the right language; it is a sentence (begins with a capital, a digit or a Korean syllable, and
     ends with a mark); it says what it is about (shares a word or a number with the question); it does not ramble (at
-    most 60 words, no line twice). Calls of tools, lists and code are no sentences: they get that point.
+    most 80 words, no line twice). Calls of tools, lists and code are no sentences: they get that point.
     """
     if not content:
         return 0.0
@@ -54,7 +57,7 @@ def judge(example: Example, content: str | None) -> float:
     sentence = content[0] in "¿¡-" or content[0].isdigit() or content[0].upper() == content[0]
     return float(in_language(prose(content), target_language(example)) + (free or (sentence and content[-1] in ".!?。"))
                  + (free or bool(stems(question) & stems(content)))
-                 + (len(content.split()) <= 60 and (free or len(set(lines)) == len(lines))))
+                 + (len(content.split()) <= 80 and (free or len(set(lines)) == len(lines))))
 
 
 def concise_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
@@ -159,7 +162,8 @@ def simper(run: Run, stage: int):
     again = [preference_example(rng, 1) for _ in range(queries // 4)] if stage == 2 else []
     pairs, found = sample_pairs(model, tokenizer, stage, queries, group, run.seed, preset.max_new_tokens, again)
     draw = draw_pairs(pairs, pairs_per_step, preset.tokens, preset.contexts[-1], run.seed)
-    log = fit(model, draw, simper_loss, preset.simper, run.folder, f"simper{stage}")
+    steps = min(preset.simper.steps, max(1, PASSES * len(pairs) // pairs_per_step))
+    log = fit(model, draw, simper_loss, replace(preset.simper, steps=steps), run.folder, f"simper{stage}")
     after = held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens)
     run.save(f"simper{stage}", model, {"log": log, **found, "before": summary(before, tokenizer),
                                        "after": summary(after, tokenizer), "win_rate": win_rate(after, before)})
