@@ -56,11 +56,11 @@ model itself, judged by the tasks' verifiers, are the data of AGAPO and SimPER.
 SCORES = """
 ## Scores
 
-`python -m minexaone evaluate --count {count}`, greedy, held-out problems; share of right replies to the first n prompts
-of each cell, with its 95 % interval (Wilson) over all three languages.
+`python -m minexaone evaluate --count {count}`, greedy, held-out problems; share of right replies to {count} prompts in
+each cell, with its 95 % interval (Wilson) over all three languages.
 
-| task | mode | n | en | ko | es | interval |
-|---|---|---|---|---|---|---|
+| task | mode | en | ko | es | interval |
+|---|---|---|---|---|---|
 """
 
 
@@ -99,11 +99,10 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
             if rows:
                 shares = " | ".join(f"{share(r):.1%}" for language in LANGUAGES for r in rows
                                     if r["language"] == language)
-                text += (f"| {task} | {'' if reasoning else 'non-'}reasoning | {rows[0]['total']} | {shares} | "
-                         f"{joined(rows)} |\n")
+                text += (f"| {task} | {'' if reasoning else 'non-'}reasoning | {shares} | {joined(rows)} |\n")
     for reasoning in (False, True):
         rows = [r for r in scores["episodes"] if r["reasoning"] == reasoning]
-        text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | {rows[0]['total']} | "
+        text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | "
                  + " | ".join(f"{share(r):.1%}" for r in rows) + f" | {joined(rows)} |\n")
     total = sum(r["total"] for r in scores["by_task"])
     kept = {key: sum(r[key] for r in scores["by_task"]) / total for key in ("mode_kept", "language_kept")}
