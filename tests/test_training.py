@@ -1,7 +1,7 @@
 """The whole pipeline with its smallest preset: every stage runs, a killed run goes on, the report can be drawn."""
 
 import json
-from itertools import groupby
+from itertools import groupby, islice
 from random import Random
 
 import pytest
@@ -267,6 +267,24 @@ def test_a_round_keeps_wrong_groups_and_drops_right_ones(run, tokenizer, monkeyp
     assert sum(score > 0 for score in scores) == 1 and sum(score < 0 for score in scores) == 3
     torch.testing.assert_close(batches[0].reference * batches[0].weights, agapo.PackedModel(model)(
         batches[0]).detach() * batches[0].weights)
+
+
+def test_all_updates_of_a_round_are_compared_with_the_policy_that_sampled(run, tokenizer, monkeypatch):
+    model, sampler = (Exaone4.from_pretrained(run / "sft", dtype="float32", device="cpu") for _ in range(2))
+    rewards = iter([1.0, 0.0] * 8)
+    monkeypatch.setattr(rollout, "verify", lambda example, content: next(rewards))
+    monkeypatch.setattr(rollout, "split_reply", lambda text, reasoning: ("", text))
+    examples = [agapo.hard_example(Random(0))]
+    rounds = agapo.Rollouts(model, sampler, tokenizer, examples, algorithm=agapo.GRPO, queries=2, group=4, updates=2,
+                            max_new_tokens=8, tokens=1024, longest=1024, seed=0)
+    for n, (batches, _) in enumerate(islice(rounds.draw(0), 2)):
+        (batch,) = batches
+        now, then = (agapo.PackedModel(m)(batch).detach() * batch.weights for m in (model, sampler))
+        torch.testing.assert_close(batch.old * batch.weights, then)
+        assert torch.equal(now, then) == (n == 0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= 1.1
 
 
 def test_replies_are_the_same_alone_and_in_a_batch(run, tokenizer):

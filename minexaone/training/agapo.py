@@ -191,8 +191,9 @@ class Rollouts:
             rng.shuffle(documents)
             # Where all replies deserve the same, there is nothing to learn: one that counts 0 keeps the step a step.
             documents = documents or [rollouts[0].document(0.0)]
-            for n in range(self.updates):
-                yield self.batches(documents[n::self.updates] or documents[:1]), numbers
+            # All of them now: `old` is the policy that sampled, not the one that the round's first updates left.
+            for batches in [self.batches(documents[n::self.updates] or documents[:1]) for n in range(self.updates)]:
+                yield batches, numbers
 
     @torch.no_grad()
     def batches(self, documents) -> list[Packed]:
