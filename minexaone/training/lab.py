@@ -98,7 +98,7 @@ def repeating(rows: int, length: int, generator: torch.Generator) -> tuple[Tenso
 
 
 def predictable(period: Tensor, length: int) -> Tensor:
-    """Which of the letters 1 … length - 1 can be known [rows, length - 1]: from the second of the second round on."""
+    """Which of the letters 1 … length - 1 can be known [rows, length - 1]: those after the second period's first."""
     return torch.arange(1, length) > period[:, None]
 
 
