@@ -78,13 +78,15 @@ def draw_rewards(report: dict, axes):
 
 
 def draw_levels(scores: dict, axes):
-    """Accuracy by level in both modes, mean of the tasks that have the level and of the languages."""
-    for mode, label in ((True, "reasoning"), (False, "non-reasoning")):
-        rows = [r for r in scores["by_level"] if r["reasoning"] == mode and r["task"] in ("compare", "sums", "story")]
-        levels = sorted({r["level"] for r in rows})
-        means = [[share(r) for r in rows if r["level"] == level] for level in levels]
-        axes.plot(levels, [sum(m) / len(m) for m in means], "o-", label=label)
-    axes.set(xlabel="level", ylabel="right", title="Comparisons, sums and stories", ylim=(0, 1.02), xticks=levels)
+    """Accuracy by level in both modes, a line for each task, mean of the languages."""
+    for n, task in enumerate(("compare", "sums", "story")):
+        for mode, style in ((True, "o-"), (False, "o--")):
+            rows = [r for r in scores["by_level"] if (r["task"], r["reasoning"]) == (task, mode)]
+            levels = sorted({r["level"] for r in rows})
+            means = [[share(r) for r in rows if r["level"] == level] for level in levels]
+            axes.plot(levels, [sum(m) / len(m) for m in means], style, color=f"C{n}", label=task if mode else None)
+    axes.set(xlabel="level", ylabel="right", title="With reasoning (solid) and without (dashed)", ylim=(0, 1.02))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
 
 

@@ -99,7 +99,7 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
             if rows:
                 shares = " | ".join(f"{share(r):.1%}" for language in LANGUAGES for r in rows
                                     if r["language"] == language)
-                text += (f"| {task} | {'' if reasoning else 'non-'}reasoning | {shares} | {joined(rows)} |\n")
+                text += f"| {task} | {'' if reasoning else 'non-'}reasoning | {shares} | {joined(rows)} |\n"
     for reasoning in (False, True):
         rows = [r for r in scores["episodes"] if r["reasoning"] == reasoning]
         text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | "
