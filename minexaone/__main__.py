@@ -121,7 +121,7 @@ def bench(argv):
 
 def evaluate(argv):
     """Score a model on held-out problems."""
-    from minexaone.evaluate import main
+    from minexaone.scoring.evaluate import main
 
     main(argv)
 
@@ -164,7 +164,7 @@ def load_chat(options):
     tokenizer = Tokenizer.from_pretrained(options.model, options.revision)
     model = Exaone4.from_pretrained(options.model, options.dtype, options.device, options.revision)
     if options.int8:
-        from minexaone.quantize import quantize
+        from minexaone.linear.int8 import quantize
 
         quantize(model)
     if options.fast:

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
+from minexaone.linear.int8 import quantize
 from minexaone.model import PREFILL_CHUNK, Config, Exaone4, KVCache, cache_bytes, pick_device
-from minexaone.quantize import quantize
 
 SCALING = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 8192}

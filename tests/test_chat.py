@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minexaone.chat import Chat, Reply, ReplyParser, ToolCall, tool_schema
-from minexaone.tools import argument_error, call_function
+from minexaone.chat import Chat
+from minexaone.reply import Reply, ReplyParser, ToolCall
+from minexaone.tools import argument_error, call_function, tool_schema
 
 CHATS = {case["name"]: case for case in json.loads(
     (Path(__file__).parent / "golden" / "chat.json").read_text(encoding="utf-8"))}

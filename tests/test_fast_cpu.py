@@ -8,7 +8,7 @@ import torch
 
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
-from minexaone.fast_cpu import FastCPU
+from minexaone.fast.cpu import FastCPU
 from minexaone.model import Config, Exaone4, KVCache
 
 W = 8

@@ -7,7 +7,7 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.model import Config, Exaone4, KVCache
 
 pytest.importorskip("triton", reason="the CUDA fast path needs Triton, which PyTorch brings along on Linux")
-from minexaone import fast_gpu  # noqa: E402
+from minexaone.fast import gpu as fast_gpu  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 WINDOW = 20

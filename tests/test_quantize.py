@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from minexaone.fast_cpu import FastCPU
+from minexaone.fast.cpu import FastCPU
+from minexaone.linear.int8 import Int8Embedding, Int8Linear, quantize, quantize_rows
 from minexaone.model import Exaone4, KVCache
-from minexaone.quantize import Int8Embedding, Int8Linear, quantize, quantize_rows
 
 
 def slowly(row):

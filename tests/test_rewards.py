@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_packing import random_documents, small_model
 
+from minexaone.scoring.rollouts import Rollout, language_kept, split_reply
 from minexaone.tasks import Example, sample
 from minexaone.training.agapo import (
     agapo_advantages,
@@ -23,7 +24,6 @@ from minexaone.training.agapo import (
     normalise,
 )
 from minexaone.training.packing import PackedModel, pack
-from minexaone.training.rollout import Rollout, language_kept, split_reply
 from minexaone.training.simper import concise_pair, judge, preferred_pair, simper_loss
 
 REWARDS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from minexaone.model import Exaone4
+from minexaone.scoring.rollouts import roll_out
 from minexaone.tasks import TASKS, Example, sample
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.data import REWARDED
 from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Packed, PackedModel, pack
-from minexaone.training.rollout import roll_out
 from minexaone.training.run import Run
 
 BETA = 0.005  # weight of the KL

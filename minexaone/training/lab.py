@@ -25,10 +25,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minexaone.config_json import GLOBAL, SLIDING
-from minexaone.evaluate import cell, mode_kept
 from minexaone.fast import speed_up
 from minexaone.files import SHIPPED, read_json, write_json
 from minexaone.model import Config, Exaone4, cache_bytes
+from minexaone.scoring.evaluate import cell, mode_kept
+from minexaone.scoring.rollouts import roll_out
 from minexaone.tasks import sample
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.__main__ import prepare
@@ -36,7 +37,6 @@ from minexaone.training.agapo import AGAPO, GRPO, WITHOUT, Rollouts
 from minexaone.training.data import Steps, draw_level, turn_document
 from minexaone.training.loop import Recipe, fit, workers_here
 from minexaone.training.packing import Document, likelihood_loss
-from minexaone.training.rollout import roll_out
 
 PATTERNS = ("L", "LLLLG", "LLLG", "LLG", "LG", "G")
 RATIOS = (0.67, 1.5, 3.0)

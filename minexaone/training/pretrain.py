@@ -4,8 +4,8 @@ from functools import partial
 
 import torch
 
-from minexaone.evaluate import needle_grid, share
 from minexaone.model import Exaone4
+from minexaone.scoring.evaluate import needle_grid, share
 from minexaone.training.data import Steps, pretraining_documents
 from minexaone.training.loop import fit, workers_here
 from minexaone.training.packing import PackedModel, likelihood_loss

@@ -6,8 +6,8 @@
 import argparse
 from pathlib import Path
 
-from minexaone.evaluate import share
 from minexaone.files import read_json, write_json
+from minexaone.scoring.evaluate import share
 
 STAGES = ("pretrain", "extend1", "extend2", "sft", "agapo", "simper1", "simper2")
 COLOURS = {"pretrain": "#4c72b0", "extend1": "#55a868", "extend2": "#8172b3", "sft": "#c44e52", "agapo": "#dd8452",

@@ -8,9 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
-from minexaone.evaluate import share, wilson
 from minexaone.files import with_temporary
 from minexaone.model import Config, Exaone4
+from minexaone.scoring.evaluate import share, wilson
 from minexaone.tasks import LANGUAGES, TASKS
 from minexaone.training import report
 from minexaone.training.run import PRESETS, Preset

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from minexaone.model import Exaone4
+from minexaone.scoring.rollouts import Rollout, language_kept, prose, roll_out, target_language
 from minexaone.tasks import TASKS, Example, in_language, sample
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
-from minexaone.training.rollout import Rollout, language_kept, prose, roll_out, target_language
 from minexaone.training.run import Run
 
 PASSES = 3  # over the pairs at most: 9 passes over 588 pairs broke replies that no pair was about

@@ -16,11 +16,11 @@ from tqdm import tqdm
 from minexaone.fast import speed_up
 from minexaone.files import resolve, write_json
 from minexaone.model import Exaone4
+from minexaone.scoring.rollouts import ROWS, Rollout, language_kept, roll_out, split_reply
 from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample, tool_use
 from minexaone.tasks.base import assistant, function_call, tool
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.data import plain
-from minexaone.training.rollout import ROWS, Rollout, language_kept, roll_out, split_reply
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_NEW_TOKENS = 640
