@@ -291,10 +291,10 @@ def test_all_updates_of_a_round_are_compared_with_the_policy_that_sampled(run, t
 def test_replies_are_the_same_alone_and_in_a_batch(run, tokenizer):
     model = Exaone4.from_pretrained(run / "sft", dtype="float32", device="cpu")
     examples = [sample(Random(n), task="chat") for n in range(5)]
-    together = rollout.roll_out(model, tokenizer, examples, 0, 12, 0.0)
+    together = rollouts.roll_out(model, tokenizer, examples, 0, 12, 0.0)
     for example, found in zip(examples, together, strict=True):
-        assert rollout.roll_out(model, tokenizer, [example], 0, 12, 0.0)[0].ids == found.ids
-    assert [r.example for r in rollout.roll_out(model, tokenizer, examples[:2], 0, 4, group=2)] == [
+        assert rollouts.roll_out(model, tokenizer, [example], 0, 12, 0.0)[0].ids == found.ids
+    assert [r.example for r in rollouts.roll_out(model, tokenizer, examples[:2], 0, 4, group=2)] == [
         examples[0], examples[0], examples[1], examples[1]]
 
 
