@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from minexaone.config_json import GLOBAL, SLIDING
-from minexaone.model import Config, Exaone4, sample
+from minexaone.generation import sample
+from minexaone.model import Config, Exaone4
 
 
 @pytest.fixture(scope="module")
@@ -159,5 +160,5 @@ def test_prompts_may_be_tensors_and_sampling_leaves_torchs_generator_alone(model
 
 def test_long_prompts_are_taken_in_chunks(model, monkeypatch):
     whole = model.generate(PROMPTS, max_new_tokens=20)
-    monkeypatch.setattr("minexaone.model.PREFILL_CHUNK", 4)
+    monkeypatch.setattr("minexaone.generation.PREFILL_CHUNK", 4)
     assert model.generate(PROMPTS, max_new_tokens=20) == whole
