@@ -1,8 +1,8 @@
 """The checks of a model's configuration and of generation options, with errors that say what is wrong."""
 
 import math
-import operator
 import reprlib
+import sys
 from collections.abc import Collection, Iterable, Mapping
 
 from minexaone.config_json import DTYPES, GLOBAL, LLAMA3, MOST_LAYERS, SIZES, SLIDING
@@ -65,19 +65,14 @@ def as_rows(prompts) -> tuple[list[list[int]], bool]:
     if isinstance(plain, str | bytes) or not isinstance(plain, Iterable):
         raise ValueError(f"the prompt is of type {type(prompts).__name__}, but must be token ids: encode text with the "
                          "tokenizer first")
-    plain = list(plain)
-    if any(isinstance(item, Iterable) and not _is_number(item) for item in plain):
-        return [as_rows(item)[0][0] for item in plain], False
-    try:
-        if any(isinstance(item, bool) for item in plain):
-            raise TypeError
-        return [[operator.index(item) for item in plain]], True
-    except TypeError:
-        raise ValueError("the prompt must be token ids, whole numbers: encode text with the tokenizer first") from None
-
-
-def _is_number(value):
-    return getattr(value, "ndim", None) == 0 and not isinstance(value, str | bytes)
+    plain = [item.tolist() if hasattr(item, "tolist") else item for item in plain]
+    if plain and all(isinstance(item, Iterable) and not isinstance(item, str | bytes) for item in plain):
+        parts = [as_rows(item) for item in plain]
+        if all(single for _, single in parts):
+            return [row for rows, _ in parts for row in rows], False
+    if not all(type(item) is int for item in plain):
+        raise ValueError("the prompt must be token ids, or a list of prompts: encode text with the tokenizer first")
+    return [plain], True
 
 
 def check_generation(config, prompts, **options):
@@ -93,7 +88,7 @@ def check_generation(config, prompts, **options):
 
     for name, good, expected in (
             ("max_new_tokens", lambda n: whole(n) and n, "a whole number from 1"),
-            ("temperature", lambda t: number(t) and 0 <= t < math.inf, "0 (greedy) or more"),
+            ("temperature", lambda t: number(t) and 0 <= t <= sys.float_info.max, "0 (greedy) or more"),
             ("top_k", whole, "a whole number, 0 for all"),
             ("top_p", lambda p: number(p) and 0 < p <= 1, "above 0 and at most 1"),
             ("presence_penalty", lambda p: number(p) and -2 <= p <= 2, "between -2 and 2"),

@@ -76,12 +76,12 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
     while True:
         drawn = ids[:, 0].tolist()
         if any(id == NOT_FINITE and row.running for id, row in zip(drawn, rows, strict=True)):
-            raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or \"float32\", whose "
-                               "range is wider than float16's; if that does not help, its weights are damaged")
+            raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or \"float32\", "
+                               "whose range is wider than float16's; if that does not help, its weights are damaged")
         new = [row.take(id) if row.running else None for id, row in zip(drawn, rows, strict=True)]
         for n, id in enumerate(new):
-            if id not in (None, drawn[n]):  # forced
-                ids[n, 0] = id
+            if id not in (None, drawn[n]) or drawn[n] == NOT_FINITE:  # forced, or of a row that has ended
+                ids[n, 0] = id or 0
         yield new[0] if single else new
         if not any(row.running for row in rows):
             return
