@@ -66,7 +66,6 @@ class FastCPU(FastPath):
     RuntimeError if there is no C++ compiler.
     """
 
-    @torch._dynamo.config.patch(recompile_limit=64)  # of the whole process: eight models would reach the default
     def __init__(self, model):
         if model.device.type != "cpu":
             raise ValueError(f"FastCPU needs a model on the CPU, this one is on {model.device}")
@@ -81,6 +80,8 @@ class FastCPU(FastPath):
             self(torch.zeros(1, 1, dtype=torch.long), model.new_cache())
         self.compile_seconds = time.perf_counter() - start
 
+    # In one process: eight models, or numbers of threads, would reach the default.
+    @torch._dynamo.config.patch(recompile_limit=64)
     def __call__(self, input_ids: Tensor, cache: KVCache | None = None, attention_mask: Tensor | None = None,
                  logits_to_keep: int = 0) -> Tensor:
         """As `Exaone4.forward`."""
