@@ -7,7 +7,7 @@ import torch
 
 # Multiply-adds from which a second thread pays. Every operation of a small model ends in waiting for the other threads,
 # and where another program has taken their core, that takes a time slice of the system instead of a microsecond.
-WORTH_SHARING = 2**28
+WORTH_SHARING = 2**26
 AT_START = torch.get_num_threads()
 
 
