@@ -82,14 +82,14 @@ def test_wrong_usage_exits_with_2(argv):
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "cp1252", "ascii", "utf-8"])
-@pytest.mark.parametrize("prompt, word", [("너는 누구야?", "minexaone"), ("Explica lo increíble que eres", "minexaone")])
-def test_an_answer_is_never_cut_by_the_encoding_of_a_pipe(encoding, prompt, word):
+@pytest.mark.parametrize("prompt", ["너는 누구야?", "Explica lo increíble que eres"])
+def test_an_answer_is_never_cut_by_the_encoding_of_a_pipe(encoding, prompt):
     done = subprocess.run([sys.executable, "-X", "utf8=0", "-m", "minexaone", "--device", "cpu", prompt],
                           capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
     right = run("--device", "cpu", prompt).stdout
     assert done.returncode == 0 and done.stderr == b""
     assert done.stdout.decode(encoding).splitlines() == \
-        right.encode(encoding, "backslashreplace").decode(encoding).splitlines() and word in right
+        right.encode(encoding, "backslashreplace").decode(encoding).splitlines() and "minexaone" in right
 
 
 def test_temperature_0_is_greedy_whatever_the_checkpoint_advises(monkeypatch, capsys):

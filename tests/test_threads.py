@@ -25,7 +25,8 @@ def two_threads(monkeypatch):
 def model():
     torch.manual_seed(0)
     return Exaone4(Config(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                          num_attention_heads=2, num_key_value_heads=1, head_dim=16, layer_types=[GLOBAL] * 2, eos_token_id=2)).eval()
+                          num_attention_heads=2, num_key_value_heads=1, head_dim=16, layer_types=[GLOBAL] * 2,
+                          eos_token_id=2)).eval()
 
 
 def used(model):
