@@ -6,6 +6,9 @@ an unknown tool or has wrong arguments is not run, and the model is told so.
 """
 
 import json
+import threading
+from contextlib import contextmanager
+from copy import deepcopy
 
 from minexaone.reply import Reply, ReplyParser
 from minexaone.tools import argument_error, call_function, checked_json, tool_schema
@@ -15,32 +18,43 @@ class Chat:
     """Holds a conversation with a model.
 
     model: an `Exaone4`, or anything with its `stream` method. tokenizer: a `Tokenizer`.
-    system: the system prompt. tools: Python functions with type hints and docstrings (see `tool_schema`).
+    system: the system prompt. tools: Python functions with type hints and docstrings (see `tool_schema`). A tool runs
+        for as long as it takes: one that may hang needs a time limit of its own.
     reasoning: let the model think first; the model's makers then advise temperature=0.6, top_p=0.95.
     reasoning_budget: close thinking after so many tokens. max_new_tokens: limit of one reply, thinking included.
     max_rounds: how many times in one turn the model's calls are run and their results handed back.
     parse_special: True lets control tokens spelled in messages and tool results take effect
         (see `Tokenizer.apply_chat_template`).
-    sampling: further options of `Exaone4.stream`, e.g. temperature, top_p, presence_penalty, seed.
+    drop_oldest: forget the oldest turns when the history leaves no room for a reply in the context.
+    sampling: further options of `Exaone4.stream`, e.g. temperature, top_p, presence_penalty, stop_ids, seed. With a
+        seed, reply n of the conversation (from 0) draws with seed + n, or all would draw the same numbers.
 
     `messages` is the history, and `reply` what the last complete turn gave. A turn that fails or is interrupted leaves
-    both as they were.
+    both as they were. Raises ValueError for a history that does not fit, RuntimeError for a second turn within one.
     """
 
     def __init__(self, model, tokenizer, system=None, tools=(), reasoning=False, reasoning_budget=None, max_rounds=8,
-                 parse_special=False, max_new_tokens=1024, **sampling):
-        self.model, self.tokenizer = model, tokenizer
-        self.messages = [{"role": "system", "content": system}] if system else []
-        self.reply = None
+                 parse_special=False, drop_oldest=False, max_new_tokens=1024, **sampling):
+        if reasoning_budget is not None and not reasoning:
+            raise ValueError("reasoning_budget limits thinking, and there is none: set reasoning=True or leave it out")
+        self.model, self.tokenizer, self.system = model, tokenizer, system
         self.reasoning, self.max_rounds, self.parse_special = reasoning, max_rounds, parse_special
-        self.options = {"max_new_tokens": max_new_tokens, **sampling}
-        if reasoning and reasoning_budget is not None:
+        self.drop_oldest, self.options = drop_oldest, {"max_new_tokens": max_new_tokens, **sampling}
+        self._busy = threading.Lock()
+        self.clear()
+        if reasoning_budget is not None:
             self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.token_to_id("</think>"),
                              "close_ids": tokenizer.encode("\n</think>\n\n")}
         self.schemas = [tool_schema(function) for function in tools or ()]
         self.tools = {function.__name__: function for function in tools or ()}
         if len(self.tools) < len(self.schemas):
             raise ValueError("two tools have the same name: rename one")
+
+    def clear(self):
+        """Begin anew: only the system prompt stays."""
+        with self._alone():
+            self.messages = [{"role": "system", "content": self.system}] if self.system else []
+            self.reply, self._replies = None, 0
 
     def send(self, text: str) -> Reply:
         """Say something and wait for the whole reply."""
@@ -54,13 +68,32 @@ class Chat:
         Kinds: "reasoning" and "content" come in pieces, "tool_call" and "tool_result" as one JSON text each. A
         call that was never closed has only its result, an error.
         """
-        messages = [*self.messages, {"role": "user", "content": text}]
+        with self._alone():
+            yield from self._turn(text)
+
+    @contextmanager
+    def _alone(self):
+        """Turns that overlap would lose one another."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("this chat is in the middle of a turn: read its stream to the end or close it first, "
+                               "and give every thread a Chat of its own")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _turn(self, text):
+        messages, config = [*self.messages, {"role": "user", "content": text}], getattr(self.model, "config", None)
+        stop_ids, seed = self.options.get("stop_ids"), self.options.get("seed")
+        if stop_ids is None:
+            stop_ids = config.stop_ids if config else ()
         turn = Reply()
         for round in range(self.max_rounds + 1):
-            prompt = self.tokenizer.apply_chat_template(
-                messages, tools=self.schemas, enable_thinking=self.reasoning, parse_special=self.parse_special)
-            parser = ReplyParser(self.tokenizer, self.reasoning, self.options.get("stop_ids") or ())
-            for id in self.model.stream(prompt, **self.options):
+            prompt = self._prompt(messages, config.max_position_embeddings if config else None)
+            n = self._replies + round
+            options = self.options | ({"seed": (seed + n) % 2**62} if n and seed is not None else {})
+            parser = ReplyParser(self.tokenizer, self.reasoning, stop_ids)
+            for id in self.model.stream(prompt, **options):
                 yield from parser.push(id)
                 if parser.ended:
                     break
@@ -82,7 +115,25 @@ class Chat:
                 break
         else:
             turn.finish_reason = "tool_limit"
-        self.messages, self.reply = messages, turn
+        self.messages, self.reply, self._replies = messages, turn, n + 1
+
+    def _prompt(self, messages, context):
+        """The ids that lead to the next reply; to make room for it, the oldest turns may leave `messages`."""
+        while True:
+            prompt = self.tokenizer.apply_chat_template(
+                messages, tools=self.schemas, enable_thinking=self.reasoning, parse_special=self.parse_special)
+            if context is None:
+                return prompt
+            users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+            if (self.drop_oldest and len(users) > 1
+                    and len(prompt) + min(self.options["max_new_tokens"], context // 2) > context):
+                del messages[users[0]:users[1]]
+            elif len(prompt) >= context:
+                way = ("this turn alone fills it, so shorten it" if len(users) == 1 else
+                       "begin anew with clear(), or let Chat(..., drop_oldest=True) forget the oldest turns")
+                raise ValueError(f"the conversation has {len(prompt)} tokens, the context holds {context}: {way}")
+            else:
+                return prompt
 
     def _run(self, call):
         """Check and run one call, into `call.result` or `call.error`."""
@@ -97,11 +148,21 @@ class Chat:
         if call.error:
             return
         try:
-            result = call_function(function, call.arguments)
+            result = call_function(function, deepcopy(call.arguments))  # a tool must not change the history
             # Through JSON and back: the history holds a plain copy, which the tool cannot change later.
             call.result = checked_json(json.dumps(result, ensure_ascii=False, allow_nan=False))
-        except Exception as error:  # noqa: BLE001  (whatever went wrong in a tool is for the model to read)
-            call.error = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  (whatever went wrong in a tool, sys.exit too, is for the model)
+            call.error = _in_words(error)
+
+
+def _in_words(error):
+    """What an exception says, in text that can be encoded."""
+    try:
+        return f"{type(error).__name__}: {error}".encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001  (its own __str__ fails)
+        return type(error).__name__
 
 
 def _assistant_message(reply):

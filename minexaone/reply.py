@@ -22,13 +22,15 @@ class Reply:
 
     reasoning: the text of the think blocks. content: the answer; empty if thinking never ended.
     tool_calls: all calls of the turn, in order, run or not.
-    finish_reason: "stop", "length" (cut off at max_new_tokens) or "tool_limit" (still calling after max_rounds).
+    finish_reason: "stop"; "length" (cut off at max_new_tokens or the end of the context); "thinking" (the turn ended
+        within the thinking or with nothing behind it, or a call in the thinking was not run); or "tool_limit" (still
+        calling after max_rounds).
     """
 
     reasoning: str = ""
     content: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "tool_limit"] = "stop"
+    finish_reason: Literal["stop", "length", "thinking", "tool_limit"] = "stop"
 
 
 class ReplyParser:
@@ -36,6 +38,7 @@ class ReplyParser:
 
     It looks at ids, not at text. A model that explains what "<tool_call>" means spells it with ordinary tokens, and
     that calls nothing. `ended` is true once the model has ended its turn; ids after that are ignored.
+    reasoning: the prompt opened a thought. stop_ids: where generation stops, beside the tokenizer's `special_ids`.
     """
 
     def __init__(self, tokenizer, reasoning: bool = False, stop_ids=()):
@@ -43,7 +46,7 @@ class ReplyParser:
         self._think, self._end_think, self._call, self._end_call = map(
             tokenizer.token_to_id, ("<think>", "</think>", "<tool_call>", "</tool_call>"))
         self._texts = {"reasoning": "", "content": "", "tool_call": ""}
-        self._tool_calls = []
+        self._tool_calls, self._call_in_thought = [], False
         self.ended = False
         # With reasoning on, the prompt itself ends with "<think>\n".
         self._enter("reasoning" if reasoning else "content")
@@ -65,6 +68,7 @@ class ReplyParser:
             if id == self._end_think:
                 self._enter("content")
             elif id != self._think:
+                self._call_in_thought |= id == self._call
                 return self._add(id)
         elif self._kind == "tool_call" and id == self._end_call:
             return [("tool_call", self._close_call())]
@@ -104,18 +108,27 @@ class ReplyParser:
         """The whole reply. A call left open is malformed; thinking left open stays reasoning and is no answer."""
         if self._kind == "tool_call":
             self._close_call("the call has no </tool_call>")
-        return Reply(self._texts["reasoning"], self._texts["content"], self._tool_calls,
-                     "stop" if self.ended else "length")
+        reply = Reply(self._texts["reasoning"], self._texts["content"], self._tool_calls)
+        if not self.ended:
+            reply.finish_reason = "length"
+        elif (self._kind == "reasoning" or self._call_in_thought
+              or reply.reasoning and not (reply.content or reply.tool_calls)):
+            reply.finish_reason = "thinking"
+        return reply
 
 
 def _parse_call(text, error=None):
     """{"name": ..., "arguments": {...}} as a `ToolCall`, or one whose error tells the model what is wrong."""
     try:
         call = checked_json(text)
-    except (ValueError, RecursionError) as reason:
+        arguments = call.get("arguments", call.get("parameters")) if isinstance(call, dict) else 0
+        if isinstance(arguments, str) and arguments:  # the OpenAI API's form: the object as JSON text
+            arguments = checked_json(arguments)
+        if arguments in (None, ""):
+            arguments = {}
+    except ValueError as reason:
         error = error or f"the call is not valid JSON ({reason})"
     else:
-        arguments = call.get("arguments", call.get("parameters", {})) if isinstance(call, dict) else None
         if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
             error = error or 'the call must look like {"name": "...", "arguments": {...}}'
     if error:
@@ -124,7 +137,7 @@ def _parse_call(text, error=None):
 
 
 def read_reply(tokenizer, ids, reasoning: bool = False, stop_ids=()) -> Reply:
-    """All ids of a reply taken apart at once; reasoning: its prompt opened a thought."""
+    """All ids of a reply taken apart at once; reasoning and stop_ids as in `ReplyParser`."""
     parser = ReplyParser(tokenizer, reasoning, stop_ids)
     for id in ids:
         parser.push(id)

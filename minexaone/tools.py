@@ -1,7 +1,9 @@
 """Python functions as tools: their description for the model, and the check of the arguments that the model writes."""
 
+import functools
 import inspect
 import json
+import math
 import re
 import types
 from enum import Enum
@@ -9,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object",
               type(None): "null"}
+DEEPEST = 64  # levels of arrays and objects in a call or a result
 
 
 def tool_schema(function) -> dict:
@@ -24,16 +27,22 @@ def tool_schema(function) -> dict:
     ...         max_num: Max number of the dice
     ...     '''
 
-    Raises `TypeError` if a parameter has no (known) type hint, `ValueError` if there is no docstring.
+    Raises `TypeError` if it is no function or a parameter has no (known) type hint, `ValueError` if there is no
+    docstring.
     """
-    name = getattr(function, "__name__", None)
-    if not callable(function) or name is None:
-        raise TypeError(f"a tool must be a function, not {function!r}")
+    if not inspect.isroutine(function) or isinstance(function, functools.partial):
+        raise TypeError(f"a tool must be a function, not {function!r}: write one with def that calls it")
+    name = function.__name__
     description, parameter_docs = _parse_docstring(inspect.getdoc(function) or "")
     if not description:
         raise ValueError(f"tool {name}: write a docstring, the model chooses tools by it")
-    hints, properties, required = get_type_hints(function), {}, []
-    for parameter in inspect.signature(function).parameters.values():
+    try:
+        hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+    except Exception as error:  # noqa: BLE001  (a hint may be any expression)
+        raise TypeError(f"tool {name}: its type hints cannot be read ({error}); define what they name at the top of "
+                        "the file") from None
+    properties, required = {}, []
+    for parameter in parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(f"tool {name}: parameter {parameter} cannot be given by name; give it a name of its own")
         if parameter.name not in hints:
@@ -73,6 +82,8 @@ def _type_schema(hint):
         return {"type": JSON_TYPES[bare]}
     if origin is list:
         return {"type": "array", "items": _type_schema(args[0])}
+    if origin is dict and args[0] not in (str, Any):
+        raise TypeError(f"{hint!r} cannot be: the keys of JSON are text; use dict[str, ...]")
     if origin is dict:
         return {"type": "object", "additionalProperties": _type_schema(args[1])}
     if origin is Literal or (isinstance(hint, type) and issubclass(hint, Enum)):
@@ -148,10 +159,26 @@ def _from_json(value, hint):
 
 
 def checked_json(text):
-    """Parse JSON strictly: ValueError also for NaN, and for half surrogate pairs, which no tokenizer can encode."""
+    """Parse JSON strictly. ValueError also for NaN, for numbers too large for a float, for half surrogate pairs, which
+    no tokenizer can encode, and for more than `DEEPEST` levels, which Python might not write again."""
     def refuse(constant):
         raise ValueError(f"{constant} is not JSON")
 
-    value = json.loads(text, parse_constant=refuse)
+    def number(text):
+        if math.isinf(float(text)):
+            raise ValueError(f"{text} is too large a number")
+        return float(text)
+
+    def levels(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(levels, inner), default=0)
+
+    try:
+        value = json.loads(text, parse_constant=refuse, parse_float=number)
+        deep = levels(value) > DEEPEST
+    except RecursionError:
+        deep = True
+    if deep:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
     json.dumps(value, ensure_ascii=False).encode()
     return value

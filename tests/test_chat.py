@@ -1,8 +1,11 @@
 """The conversation: what a reply is made of, which calls run, and what the model reads next."""
 
+import functools
 import json
 from enum import Enum
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any, Literal, Optional, Union
 
 import pytest
@@ -45,10 +48,11 @@ def get_weather(city: str, unit: Unit = Unit.CELSIUS, days: list[int] | None = N
 
 
 class Script:
-    """Stands in for the model: replies with prepared texts, and keeps the prompts that it was given."""
+    """Stands in for the model: replies with prepared texts or ids, and keeps the prompts that it was given."""
 
-    def __init__(self, tokenizer, *replies):
+    def __init__(self, tokenizer, *replies, context=None, stop_ids=()):
         self.tokenizer, self.replies = tokenizer, list(replies)
+        self.config = context and SimpleNamespace(max_position_embeddings=context, stop_ids=stop_ids)
         self.prompts, self.prompt_ids, self.options = [], [], None
 
     def stream(self, prompt, **options):
@@ -58,7 +62,7 @@ class Script:
         reply = self.replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
-        yield from self.tokenizer.encode(reply)
+        yield from self.tokenizer.encode(reply) if isinstance(reply, str) else reply
 
 
 def call(name, **arguments):
@@ -159,7 +163,37 @@ def mixed(x: Literal["a", 1]):
     """Doc."""
 
 
+def number_keys(x: dict[int, str]):
+    """Doc."""
+
+
+def unresolved(x: "Nowhere"):  # noqa: F821
+    """Doc."""
+
+
+class Callable:
+    """Doc."""
+
+    def __call__(self, x: int):
+        """Doc."""
+
+    def method(self, x: int):
+        """Doc."""
+
+
+def test_bound_methods_can_be_tools():
+    assert tool_schema(Callable().method)["function"]["parameters"]["required"] == ["x"]
+    assert tool_schema(functools.lru_cache(roll_dice)) == tool_schema(roll_dice)
+
+
 @pytest.mark.parametrize(("function", "error", "words"), [
+    (number_keys, TypeError, r"number_keys: parameter x: dict\[int, str\] .* use dict\[str"),
+    (unresolved, TypeError, "unresolved: its type hints cannot be read .*Nowhere"),
+    (max, TypeError, "max: its type hints cannot be read"),
+    (functools.partial(roll_dice, max_num=6), TypeError, "must be a function, not .*partial.*: write one with def"),
+    (functools.update_wrapper(functools.partial(roll_dice, 6), roll_dice), TypeError, "must be a function"),
+    (Callable(), TypeError, "must be a function"),
+    (Callable, TypeError, "must be a function"),
     (no_hint, TypeError, "no_hint: parameter x needs a type hint"),
     (no_docstring, ValueError, "no_docstring: write a docstring"),
     (stars, TypeError, r"stars: parameter \*args"),
@@ -222,16 +256,24 @@ DICE = ToolCall("roll_dice", {"max_num": 6})
     (f"add them\n</think>\n\n2{END}", True, Reply("add them", "2")),
     (f"\n\nadd\n\nthem\n\n</think>\n\n  2\n\n3\n{END}", True, Reply("add\n\nthem", "  2\n\n3")),
     ("never closed: 2", True, Reply("never closed: 2", "", [], "length")),
-    (f"never closed: 2{END}", True, Reply("never closed: 2", "")),
+    (f"never closed: 2{END}", True, Reply("never closed: 2", "", [], "thinking")),
+    (END, True, Reply("", "", [], "thinking")),
+    (f"nothing behind it\n</think>\n\n{END}", True, Reply("nothing behind it", "", [], "thinking")),
+    (f"2<think>\nor 3{END}", False, Reply("or 3", "2", [], "thinking")),
+    (END, False, Reply()),
     (f"<think>\nadd\n</think>\n\n2{END}", True, Reply("add", "2")),  # opened a second time
     (f"<think>\nadd\n</think>\n\n2{END}", False, Reply("add", "2")),  # opened although reasoning is off
     (f"</think>\n\n2</tool_call>{END}", False, Reply("", "2")),  # closes what was never opened
     (f"{call('roll_dice', max_num=6)}\n{call('roll_dice', max_num=6)}{END}", False, Reply("", "", [DICE, DICE])),
     (f"Let me see.\n{call('roll_dice', max_num=6)}\nDone.\n{END}", False, Reply("", "Let me see.\nDone.", [DICE])),
     (f"hm {call('roll_dice', max_num=6)}\n</think>\n\nno{END}", True,
-     Reply(f"hm {call('roll_dice', max_num=6)}", "no")),  # only thought about
+     Reply(f"hm {call('roll_dice', max_num=6)}", "no", [], "thinking")),  # only thought about
     ('<tool_call>{"name": "roll_dice", "parameters": {"max_num": 6}}</tool_call>' + END, False, Reply("", "", [DICE])),
     ('<tool_call>\n{"name": "f"}\n</tool_call>' + END, False, Reply("", "", [ToolCall("f")])),
+    ('<tool_call>{"name": "f", "arguments": null}</tool_call>' + END, False, Reply("", "", [ToolCall("f")])),
+    ('<tool_call>{"name": "f", "arguments": ""}</tool_call>' + END, False, Reply("", "", [ToolCall("f")])),
+    ('<tool_call>{"name": "roll_dice", "arguments": "{\\"max_num\\": 6}"}</tool_call>' + END, False,
+     Reply("", "", [DICE])),
 ])
 def test_replies(toy_tokenizer, text, reasoning, expected):
     assert parse(toy_tokenizer, toy_tokenizer.encode(text), reasoning)[0] == expected
@@ -253,6 +295,11 @@ def test_quoted_markup_calls_nothing(toy_tokenizer):
     ('<tool_call>{"arguments": {}}</tool_call>', "must look like"),
     ('<tool_call>{"name": 5, "arguments": {}}</tool_call>', "must look like"),
     ('<tool_call>{"name": "f", "arguments": 6}</tool_call>', "must look like"),
+    ('<tool_call>{"name": "f", "arguments": []}</tool_call>', "must look like"),
+    ('<tool_call>{"name": "f", "arguments": "[]"}</tool_call>', "must look like"),
+    ('<tool_call>{"name": "f", "arguments": "six"}</tool_call>', "not valid JSON"),
+    ('<tool_call>{"name": "f", "arguments": {"x": -1e999}}</tool_call>', "-1e999 is too large"),
+    ('<tool_call>{"name": "f", "arguments": {"x": ' + "[" * 500 + "]" * 500 + '}}</tool_call>', "more than 64 levels"),
     ('<tool_call>{"name": "f", "arguments": {}}', "no </tool_call>"),
 ])
 def test_malformed_calls_carry_an_error(toy_tokenizer, text, error):
@@ -277,7 +324,7 @@ def test_any_ids_make_a_reply_and_pieces_join_to_it(toy_tokenizer, data, reasoni
     for kind in ("reasoning", "content"):
         assert "".join(text for k, text in pieces if k == kind) == getattr(reply, kind)
     assert not reply.content.startswith("\n") and not reply.reasoning.endswith("\n")
-    assert ("length", "stop")[bool(set(ids) & toy_tokenizer.special_ids)] == reply.finish_reason
+    assert (reply.finish_reason == "length") == (not set(ids) & toy_tokenizer.special_ids)
 
 
 @given(thought=texts, answer=texts, arguments=st.dictionaries(texts, texts))
@@ -312,7 +359,7 @@ def test_reasoning_is_kept_apart_and_left_out_of_the_next_prompt(toy_tokenizer):
     assert model.options == {
         "max_new_tokens": 1024, "temperature": 0.6, "top_p": 0.95, "reasoning_budget": 64,
         "think_end_id": toy_tokenizer.token_to_id("</think>"), "close_ids": toy_tokenizer.encode("\n</think>\n\n")}
-    assert chat.send("and 2+2?") == Reply("4", "")  # thinking never closed: no answer
+    assert chat.send("and 2+2?") == Reply("4", "", [], "thinking")  # thinking never closed: no answer
     assert model.prompts[1] == CHATS["multi-turn-think-dropped"]["text"]
 
 
@@ -371,12 +418,45 @@ def circle():
     return circle
 
 
+def leaves():
+    """Wants to end the program."""
+    raise SystemExit(3)
+
+
+class Unspeakable(Exception):
+    """Cannot even say what it is."""
+
+    def __str__(self):
+        raise RuntimeError
+
+
+def unspeakable():
+    """Raises it."""
+    raise Unspeakable
+
+
+def deep(levels: int):
+    """Returns lists in lists."""
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+TOOLS = [boom, not_json, not_a_number, half_pair, circle, leaves, unspeakable, deep]
+
+
 @pytest.mark.parametrize(("text", "error"), [
     (call("boom"), "RuntimeError: no ? luck"),
     (call("not_json"), "TypeError"),
     (call("not_a_number"), "ValueError"),
     (call("half_pair"), "UnicodeEncodeError"),
     (call("circle"), "ValueError"),
+    (call("leaves"), "SystemExit: 3"),
+    (call("unspeakable"), "Unspeakable"),
+    (call("deep", levels=65), "more than 64 levels"),
+    (call("deep", levels=700), "more than 64 levels"),
+    (call("deep", levels=100_000), "RecursionError"),
     (call("nothing", x=1), "there is no tool 'nothing'; the tools are: boom, not_json"),
     (call("boom", x=1), "unknown: x"),
     ("<tool_call>{</tool_call>", "not valid JSON"),
@@ -384,7 +464,7 @@ def circle():
 ])
 def test_what_goes_wrong_is_told_to_the_model(toy_tokenizer, text, error):
     model = Script(toy_tokenizer, text + END, f"Sorry.{END}")
-    reply = Chat(model, toy_tokenizer, tools=[boom, not_json, not_a_number, half_pair, circle]).send("go")
+    reply = Chat(model, toy_tokenizer, tools=TOOLS).send("go")
     assert reply.content == "Sorry." and reply.finish_reason == "stop"
     assert error in reply.tool_calls[0].error and reply.tool_calls[0].result is None
     assert json.dumps({"result": {"error": reply.tool_calls[0].error}}, ensure_ascii=False) in model.prompts[1]
@@ -436,6 +516,96 @@ def test_a_turn_that_fails_leaves_the_history_as_it_was(toy_tokenizer, error):
     next(stream)
     stream.close()
     assert chat.messages == messages and chat.reply is before
+
+
+def test_a_tool_cannot_change_the_history(toy_tokenizer):
+    def spoil(a: list, b: dict, c: Any):
+        """Changes what it is given."""
+        a.append({1})
+        b["x"], c["y"]["z"] = {1}, {1}
+
+    given_arguments = {"a": [1], "b": {}, "c": {"y": {}}}
+    model = Script(toy_tokenizer, call("spoil", **given_arguments) + END, f"ok{END}")
+    assert Chat(model, toy_tokenizer, tools=[spoil]).send("go").tool_calls == [ToolCall("spoil", given_arguments)]
+
+
+def test_a_history_that_fills_the_context(toy_tokenizer):
+    def page(characters: int):
+        """A long page."""
+        return "x" * characters
+
+    turns = [f"ok{END}"] * 3
+    long = "tell me more, " * 8
+    for drop_oldest in (False, True):
+        model = Script(toy_tokenizer, *turns, context=300)
+        chat = Chat(model, toy_tokenizer, system="Be brief.", drop_oldest=drop_oldest, max_new_tokens=20)
+        chat.send(long)
+        chat.messages[1:] = chat.messages[1:] * 20
+        if drop_oldest:
+            chat.send("and now?")
+            assert chat.messages[0]["role"] == "system" and chat.messages[1]["role"] == "user"
+            assert chat.messages[-2]["content"] == "and now?" and 3 < len(chat.messages) < 42
+            assert len(model.prompt_ids[-1]) + 20 <= 300
+        else:
+            before = list(chat.messages)
+            with pytest.raises(ValueError, match=r"the conversation has \d+ tokens, the context holds 300.*clear\(\)"):
+                chat.send("and now?")
+            assert chat.messages == before
+            chat.clear()
+            assert chat.messages == before[:1] and chat.reply is None and chat.send("and now?").content == "ok"
+        model.replies[:] = [call("page", characters=2000) + END]
+        chat = Chat(model, toy_tokenizer, tools=[page], drop_oldest=drop_oldest)
+        with pytest.raises(ValueError, match="this turn alone fills it"):
+            chat.send("go")
+
+
+def test_turns_that_overlap_are_refused(toy_tokenizer):
+    chat = Chat(Script(toy_tokenizer, *[f"a long answer{END}"] * 3), toy_tokenizer)
+    stream, errors = chat.stream("first"), []
+    next(stream)
+
+    def other():
+        for action in (lambda: chat.send("second"), lambda: next(chat.stream("third")), chat.clear):
+            try:
+                action()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    other()
+    thread = Thread(target=other)
+    thread.start()
+    thread.join()
+    assert len(errors) == 6 and all("in the middle of a turn" in error for error in errors)
+    list(stream)
+    chat.send("second")
+    assert [m["content"] for m in chat.messages if m["role"] == "user"] == ["first", "second"]
+
+
+def test_a_budget_without_thinking_is_refused(toy_tokenizer):
+    with pytest.raises(ValueError, match="set reasoning=True"):
+        Chat(None, toy_tokenizer, reasoning_budget=64)
+
+
+def test_a_seed_draws_differently_in_every_reply_and_repeatably(toy_tokenizer):
+    class Draws(Script):
+        def stream(self, prompt, seed, **options):
+            seeds.append(seed)
+            yield from super().stream(prompt, **options)
+
+    seeds, replies = [], [call("roll_dice", max_num=6) + END, f"3{END}", f"ok{END}"]
+    chat = Chat(Draws(toy_tokenizer, *replies, *replies), toy_tokenizer, tools=[roll_dice], seed=2**62 - 2)
+    for _ in range(2):
+        chat.send("roll")
+        chat.send("thanks")
+        chat.clear()
+    assert seeds == [2**62 - 2, 2**62 - 1, 0] * 2
+
+
+@pytest.mark.parametrize("given", [False, True])  # as an option, or by the checkpoint
+def test_generation_may_stop_at_an_ordinary_token(toy_tokenizer, given):
+    ids, stop = toy_tokenizer.encode("Hello"), toy_tokenizer.encode("!")
+    model = Script(toy_tokenizer, ids + stop, context=100, stop_ids=[] if given else stop)
+    assert Chat(model, toy_tokenizer, **{"stop_ids": stop} if given else {}).send("Hi") == Reply("", "Hello")
 
 
 @pytest.mark.parametrize("parse_special", [False, True])
