@@ -35,8 +35,8 @@ class Chat:
         self.reasoning, self.max_rounds, self.parse_special = reasoning, max_rounds, parse_special
         self.options = {"max_new_tokens": max_new_tokens, **sampling}
         if reasoning and reasoning_budget is not None:
-            self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.token_to_id("</think>"),
-                             "close_ids": tokenizer.encode("\n</think>\n\n")}
+            self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.think_end_id,
+                             "close_ids": tokenizer.close_ids}
         self.schemas = [tool_schema(function) for function in tools or ()]
         self.tools = {function.__name__: function for function in tools or ()}
         if len(self.tools) < len(self.schemas):

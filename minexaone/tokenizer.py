@@ -109,6 +109,16 @@ class Tokenizer:
             raise ValueError(f"the vocabulary has no token {token!r}")
         return id
 
+    @property
+    def think_end_id(self) -> int:
+        """The id of `</think>`, with which a model ends its thinking."""
+        return self.token_to_id("</think>")
+
+    @property
+    def close_ids(self) -> list[int]:
+        """The ids that close a thought from outside, as a reasoning budget does: the answer follows."""
+        return self.encode("\n</think>\n\n")
+
     def token_bytes(self, id: int) -> bytes:
         """The UTF-8 bytes that a token stands for: often not whole characters. `ValueError` if there is no such id."""
         if id in self._added:

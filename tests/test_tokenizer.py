@@ -52,6 +52,8 @@ def test_named_tokens_and_sizes(published, toy_tokenizer):
     assert published.eos_token_id == 361
     assert {358, 361} < published.special_ids and not {4, 41, 355, 356} & published.special_ids
     assert toy_tokenizer.eos_token_id == toy_tokenizer.token_to_id("[|endofturn|]")
+    assert published.think_end_id == 355 and published.decode(published.close_ids) == "\n</think>\n\n"
+    assert published.close_ids.count(355) == 1
     with pytest.raises(ValueError, match="no token '<nothing>'"):
         toy_tokenizer.token_to_id("<nothing>")
 
