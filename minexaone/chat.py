@@ -43,8 +43,8 @@ class Chat:
         self._busy = threading.Lock()
         self.clear()
         if reasoning_budget is not None:
-            self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.token_to_id("</think>"),
-                             "close_ids": tokenizer.encode("\n</think>\n\n")}
+            self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.think_end_id,
+                             "close_ids": tokenizer.close_ids}
         self.schemas = [tool_schema(function) for function in tools or ()]
         self.tools = {function.__name__: function for function in tools or ()}
         if len(self.tools) < len(self.schemas):

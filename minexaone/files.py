@@ -24,7 +24,7 @@ def read_json(path):
         raise ValueError(f"{constant} is not a JSON value")
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse)  # with or without a BOM
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: a checkpoint folder needs it; download it again") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ words, so no text is unknown. The `tokenizers` library does the merging; this fi
 """
 
 import codecs
+import contextlib
 import json
 import re
 import secrets
@@ -15,7 +16,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from minexaone.files import SHIPPED, CheckpointError, read_json, resolve, write_json
+from minexaone.files import CheckpointError, read_json, resolve, with_temporary, write_json
 from minexaone.tools import tool_schema
 
 # GPT-2 writes each byte as one visible character, so that a vocabulary can be a text file: printable bytes stand for
@@ -24,6 +25,11 @@ PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 HIDDEN = [byte for byte in range(256) if byte not in PRINTABLE]
 CHAR_TO_BYTE = {chr(b): b for b in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(HIDDEN)}
 
+# Every byte that UTF-8 uses, and no space in front; and what a reader would think of.
+PROBES = ["".join(map(chr, [*range(0x800), *range(0x800, 0xD800, 0x800), *range(0xE000, 0x110000, 0x1000)])),
+          "aA\tb  é e\u0301 Ａ\n한글 🚀 "]
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")  # this project's own; folders hold copies of it
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # the first is read by templates, as in transformers
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -38,9 +44,11 @@ class Tokenizer:
     """
 
     def __init__(self, backend: Backend, named_tokens: dict[str, str], chat_template: str, template_file: Path):
-        # A tokenizer.json may ask for truncation or padding: silently losing the end of a prompt is never wanted.
+        # A tokenizer.json may ask for truncation or padding: silently losing the end of a prompt is never wanted. Nor
+        # is dropout, which draws another encoding of a text each time.
         backend.no_truncation()
         backend.no_padding()
+        backend.model.dropout = None
         self._backend = backend
         self._named_tokens = named_tokens
         self._template, self._template_file, self._compiled = chat_template, template_file, None
@@ -62,7 +70,8 @@ class Tokenizer:
         """Load a tokenizer: None for the shipped model, a folder, or a hub id.
 
         Reads tokenizer.json, or without one vocab.json, merges.txt and tokenizer_config.json. The chat template is the
-        checkpoint's own, else this project's. Raises `CheckpointError` naming the file that is missing or broken.
+        checkpoint's own, else this project's. Raises `CheckpointError` naming the file that is missing, broken, or a
+        tokenizer of another kind than EXAONE 4.0's: not byte-level BPE, or one that adds, changes or drops text.
         """
         folder = resolve(source, revision, weights=False)
         config_file = folder / "tokenizer_config.json"
@@ -71,10 +80,9 @@ class Tokenizer:
             raise CheckpointError(f"{config_file} holds no JSON object: download it again")
         file = folder / "tokenizer.json"
         if file.is_file():
-            try:
-                backend = Backend.from_file(str(file))
-            except Exception as error:  # the library raises nothing more precise
-                raise CheckpointError(f"{file} is not a tokenizer ({error}): download it again") from error
+            with _byte_level(file):
+                _check_kind(read_json(file))
+                backend = Backend.from_str(file.read_text(encoding="utf-8-sig"))
         elif (folder / "vocab.json").is_file():
             file = folder / "vocab.json"
             backend = _rebuild(folder, config)
@@ -89,18 +97,25 @@ class Tokenizer:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{config_file} does not fit {file.name} ({error}): download both again") from error
-        probe = " aA\tb  é e\u0301 Ａ\n한글 🚀"  # a normalizer would change it
-        if tokenizer.decode(tokenizer.encode(probe)) != probe:
-            raise CheckpointError(f"{file} is not a byte-level BPE without prefix space: it is no EXAONE 4.0 tokenizer")
+        with _byte_level(file):
+            for token in backend.get_added_tokens_decoder().values():
+                if token.lstrip or token.rstrip or token.single_word:
+                    raise ValueError(f"the token {token.content!r} depends on what stands around it")
+            if [tokenizer.decode(ids) for ids in tokenizer.encode_batch(PROBES)] != PROBES:
+                raise ValueError("it adds a space in front of a text, or lacks bytes")
         return tokenizer
 
     def save_pretrained(self, folder):
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, which transformers loads as well."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, which transformers loads as well.
+
+        An interrupted write leaves every file whole, old or new.
+        """
         folder = Path(folder)
         write_json(folder / "tokenizer_config.json", {
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._named_tokens})
-        self._backend.save(str(folder / "tokenizer.json"))
-        (folder / "chat_template.jinja").write_text(self._template, encoding="utf-8")
+        texts = {"tokenizer.json": self._backend.to_str(pretty=True), "chat_template.jinja": self._template}
+        for name, text in texts.items():
+            with_temporary(folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8", newline="\n"))
 
     def token_to_id(self, token: str) -> int:
         """The id of one token by its exact text. `ValueError` if the vocabulary lacks it."""
@@ -108,6 +123,16 @@ class Tokenizer:
         if id is None:
             raise ValueError(f"the vocabulary has no token {token!r}")
         return id
+
+    @property
+    def think_end_id(self) -> int:
+        """The id of `</think>`, with which a model ends its thinking."""
+        return self.token_to_id("</think>")
+
+    @property
+    def close_ids(self) -> list[int]:
+        """The ids that close a thought from outside, as a reasoning budget does: the answer follows."""
+        return self.encode("\n</think>\n\n")
 
     def token_bytes(self, id: int) -> bytes:
         """The UTF-8 bytes that a token stands for: often not whole characters. `ValueError` if there is no such id."""
@@ -124,8 +149,9 @@ class Tokenizer:
     def encode(self, text: str, parse_special: bool = True) -> list[int]:
         """Token ids of a text; none is added in front or behind.
 
-        parse_special: the text of a control token, say "[|endofturn|]", becomes that token (as published). False keeps
-            it text, which then decodes to the same characters but controls nothing.
+        parse_special: the text of a control token, say "[|endofturn|]", becomes that token: as published, so by
+            default, which is for text that you wrote. False, for what others wrote, keeps it text, which then decodes
+            to the same characters but controls nothing.
         """
         return self._encode(text, [] if parse_special else self._cuts(text))
 
@@ -167,15 +193,15 @@ class Tokenizer:
                             skip_think=True, tokenize=True, parse_special=True) -> list[int] | str:
         """Render a conversation in EXAONE 4.0's format, as token ids or (tokenize=False) as text.
 
-        messages: dicts with "role" (system, user, assistant, tool) and "content"; an assistant's may have
-            "reasoning_content" and "tool_calls".
+        messages: dicts with "role" (system, user, assistant, tool) and "content"; an assistant's may have "tool_calls"
+            and its reasoning, as "reasoning_content", "thinking" or "reasoning".
         tools: functions (see `tools.tool_schema`) or their JSON schemas.
         add_generation_prompt: open the assistant's reply, with `<think>` if enable_thinking, else after an empty block.
-        skip_think: False keeps the reasoning of the last turn, if that is the assistant's.
+        skip_think: False keeps the reasoning of the last turn, if that is the assistant's and has content (as published).
         parse_special: True parses control tokens wherever they stand, as published: then a user, a web page or a tool
-            that writes "[|endofturn|]\\n[|system|]\\n..." forges a system turn. False makes the template's own tokens
-            the only control ids. The ids decode to the same text, and without such text they are the same ids. An
-            assistant's "<think>" is text as well then: give past reasoning as "reasoning_content".
+            that writes "[|endofturn|]\\n[|system|]\\n..." forges a system turn. False, which `Chat` takes by default,
+            makes the template's own tokens the only control ids. The ids decode to the same text, and without such text
+            they are the same ids. An assistant's "<think>" is text as well then: give past reasoning under its key.
 
         Raises `ValueError` if the conversation does not fit the template, `CheckpointError` if the template is broken.
 
@@ -185,11 +211,12 @@ class Tokenizer:
         whose first character came out of a message thus never reaches the encoder whole, also if the template joined
         it from two messages. The model may still believe what the text says: this protects the format, not its mind.
         """
+        messages = [_with_reasoning(message) for message in messages]
         tools = [tool if isinstance(tool, dict) else tool_schema(tool) for tool in tools or []] or None
         marker = "" if parse_special else "".join(secrets.choice(string.ascii_letters) for _ in range(24))
         if marker:
             messages, tools = self._mark(messages, marker), self._mark(tools, marker)
-        text = self._render(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt,
+        text = self._render(marker, messages=messages, tools=tools, add_generation_prompt=add_generation_prompt,
                             enable_thinking=enable_thinking, skip_think=skip_think, **self._named_tokens)
         parts = text.split(marker) if marker else [text]
         text = "".join(parts)
@@ -213,7 +240,7 @@ class Tokenizer:
         # An object could turn into any text later, unmarked.
         raise ValueError(f"messages and tools must be plain JSON values, not {type(value).__name__}")
 
-    def _render(self, **variables):
+    def _render(self, marker, **variables):
         advice = "repair it, or remove it to use this project's own"
         try:
             self._compiled = self._compiled or _sandbox().from_string(self._template)
@@ -222,11 +249,17 @@ class Tokenizer:
         try:
             return self._compiled.render(variables)
         except _Refused as error:
-            raise ValueError(f"the chat template refuses this conversation: {error}") from None
+            raise ValueError(f"the chat template refuses this conversation: {error}".replace(marker, "")) from None
         except Exception as error:
             raise CheckpointError(f"{self._template_file} is not a usable chat template for this conversation "
                                   f"({type(error).__name__}: {error}): if the messages have the usual form, {advice}"
-                                  ) from error
+                                  .replace(marker, "")) from error
+
+
+def _with_reasoning(message):
+    """A message with its reasoning under the key that templates read, whichever of the usual ones it came under."""
+    keys = [key for key in REASONING_KEYS if isinstance(message, dict) and message.get(key) is not None]
+    return message | {REASONING_KEYS[0]: message[keys[0]]} if keys else message
 
 
 class StreamDecoder:
@@ -243,6 +276,40 @@ class StreamDecoder:
     def flush(self) -> str:
         """The end: U+FFFD if a character stayed incomplete, else nothing."""
         return self._utf8.decode(b"", final=True)
+
+
+@contextlib.contextmanager
+def _byte_level(file):
+    """Says in one line that the file holds another tokenizer, whatever the library raises over it."""
+    try:
+        yield
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise CheckpointError(f"{file} is not a byte-level BPE tokenizer ({str(error).partition(chr(10))[0]}): "
+                              "download it again, or choose an EXAONE 4.0 checkpoint") from error
+
+
+def _check_kind(raw):
+    """`ValueError` unless a tokenizer.json is of the kind whose ids are those of EXAONE 4.0.
+
+    Looked at before the library builds it, which panics or aborts on some others; and a normalizer that changes only
+    certain texts would escape every probe.
+    """
+    raw = raw if isinstance(raw, dict) else {}
+    model = raw.get("model") if isinstance(raw.get("model"), dict) else {}
+    if model.get("type") != "BPE":
+        raise ValueError(f"its model is {model.get('type')!a:.40}, expected 'BPE'")
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise ValueError("its tokens carry a prefix or suffix")
+    if raw.get("normalizer") is not None:
+        raise ValueError("it has a normalizer, which changes texts")
+    steps = raw.get("pre_tokenizer")
+    steps = steps.get("pretokenizers") if isinstance(steps, dict) and steps.get("type") == "Sequence" else [steps]
+    for step in steps if isinstance(steps, list) else [None]:
+        if not isinstance(step, dict) or step.get("type") not in ("ByteLevel", "Split", "Digits") or (
+                step.get("behavior") == "Removed" or step.get("add_prefix_space")):
+            raise ValueError("its pre-tokenizer is not ByteLevel alone, or adds or drops text")
 
 
 def _rebuild(folder, config):
@@ -281,7 +348,7 @@ def _find_template(folder, config):
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     if (folder / "chat_template.jinja").is_file() or template is None:
         file = folder / "chat_template.jinja"
-        file = file if file.is_file() else SHIPPED / "chat_template.jinja"
+        file = file if file.is_file() else TEMPLATE
         try:
             template = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from minexaone.files import SHIPPED, CheckpointError
-from minexaone.tokenizer import Tokenizer
+from minexaone.tokenizer import TEMPLATE, Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
@@ -52,6 +53,8 @@ def test_named_tokens_and_sizes(published, toy_tokenizer):
     assert published.eos_token_id == 361
     assert {358, 361} < published.special_ids and not {4, 41, 355, 356} & published.special_ids
     assert toy_tokenizer.eos_token_id == toy_tokenizer.token_to_id("[|endofturn|]")
+    assert published.think_end_id == 355 and published.decode(published.close_ids) == "\n</think>\n\n"
+    assert published.close_ids.count(355) == 1
     with pytest.raises(ValueError, match="no token '<nothing>'"):
         toy_tokenizer.token_to_id("<nothing>")
 
@@ -179,7 +182,7 @@ def test_no_string_can_forge_a_control_token(
             "enable_thinking": think, "skip_think": not think}
 
     render = toy_tokenizer.apply_chat_template
-    hostile, harmless = conversation(str), conversation(lambda text: "x")
+    hostile, harmless = conversation(str), conversation(lambda text: text and "x")  # an empty turn has no think block
     ids = render(**hostile, parse_special=False)
     assert control_ids(toy_tokenizer, ids) == control_ids(toy_tokenizer, render(**harmless))
     assert toy_tokenizer.decode(ids) == render(**hostile, parse_special=False, tokenize=False)
@@ -204,6 +207,17 @@ def test_foreign_templates_cannot_join_pieces_into_control_tokens(toy_folder, tm
     assert len(control_ids(tokenizer, tokenizer.apply_chat_template(messages))) == 4
 
 
+def test_errors_do_not_show_the_marker(toy_folder, toy_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r'unknown role "\[x": expected'):
+        toy_tokenizer.apply_chat_template([{"role": "[x"}], parse_special=False)
+    tokenizer = toy_with(toy_folder, tmp_path, chat_template="{{ raise_exception(messages[0].content) }}")
+    with pytest.raises(ValueError, match=r"conversation: <\[$"):
+        tokenizer.apply_chat_template([{"content": "<["}], parse_special=False)
+    tokenizer = toy_with(toy_folder, tmp_path, chat_template="{{ {}[messages[0].content] + 1 }}")
+    with pytest.raises(CheckpointError, match=r"has no attribute '<\['"):
+        tokenizer.apply_chat_template([{"content": "<["}], parse_special=False)
+
+
 def test_objects_that_could_turn_into_text_later_are_refused(toy_tokenizer):
     with pytest.raises(ValueError, match="must be plain JSON values, not "):
         toy_tokenizer.apply_chat_template([{"role": "user", "content": Path("x")}], parse_special=False)
@@ -221,17 +235,102 @@ def test_unusual_messages(toy_tokenizer):
     later = render(toy_tokenizer, user, {"role": "system", "content": "now in Korean"}, tools=[{"name": "f"}])
     assert later.startswith("[|system|]\n# Available Tools") and later.count("# Available Tools") == 1
     assert later.endswith("[|system|]\nnow in Korean[|endofturn|]\n")
-    # OpenAI clients send arguments as a JSON string: written as it is, not quoted again.
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
-    assert '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>' in render(
-        toy_tokenizer, {"role": "assistant", "tool_calls": [call]})
-    call = {"role": "assistant", "tool_calls": [{"name": "f"}]}
-    assert '<tool_call>{"name": "f", "arguments": {}}</tool_call>' in render(toy_tokenizer, call)
     results = [{"role": "tool", "content": content} for content in ("a", None, [1])]
     assert render(toy_tokenizer, results[0], user, *results[1:]).split("[|tool|]")[1:] == [
         '\n<tool_result>{"result": "a"}</tool_result>[|endofturn|]\n[|user|]\nab[|endofturn|]\n',
         '\n<tool_result>{"result": null}</tool_result>\n<tool_result>{"result": [1]}</tool_result>[|endofturn|]\n']
-    assert render(toy_tokenizer) == ""
+    assert render(toy_tokenizer) == "" == render(toy_tokenizer, tools=[{"name": "f"}])
+
+
+@pytest.mark.parametrize(("message", "text"), [
+    ({"content": ""}, ""),  # no think block
+    ({}, ""),
+    ({"content": None, "reasoning_content": "r"}, ""),
+    ({"content": " "}, "<think>\n\n</think>\n\n "),
+    ({"content": "a</think>b</think> c "}, "<think>\na\n</think>\n\nc"),
+    ({"content": "<think>\nab\n</think>\n\nc"}, "<think>\nb\n</think>\n\nc"),  # two characters too many are cut
+    ({"content": "<think>ab</think>c", "reasoning_content": "r"}, "<think>\nr\n</think>\n\nc"),
+    ({"content": "", "tool_calls": [{"name": "f", "parameters": {}}], "reasoning_content": "r"},
+     '<think>\n\n</think>\n\n<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
+    ({"content": "<think>\n\n</think>\n\n", "tool_calls": [{"name": "f", "arguments": [1]}] * 2},  # a line more
+     "<think>\n\n</think>\n\n" + 2 * '\n<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
+    ({"content": "c", "tool_calls": [{"function": {"name": "f", "arguments": "x"}}]},
+     '<think>\n\n</think>\n\nc\n<tool_call>{"name": "f", "arguments": "x"}</tool_call>'),
+])
+def test_published_text_of_odd_assistant_turns(toy_tokenizer, message, text):
+    whole = f"[|assistant|]\n{text}[|endofturn|]\n"
+    assert render(toy_tokenizer, {"role": "assistant", **message}, skip_think=False) == whole
+
+
+def test_a_tool_message_without_content_has_no_result_and_null_is_one(toy_tokenizer):
+    # transformers drops null keys before it renders, from 5.23.0 on; the published template itself prints null.
+    tool, null = {"role": "tool"}, {"role": "tool", "content": None}
+    assert render(toy_tokenizer, tool) == "[|tool|]\n[|endofturn|]\n"
+    assert render(toy_tokenizer, tool, null, tool) == (
+        '[|tool|]\n\n<tool_result>{"result": null}</tool_result>\n[|endofturn|]\n')
+
+
+@pytest.mark.parametrize(("call", "text"), [
+    ({"name": "f"}, '"f", "arguments": {}'),
+    ({"name": "f", "arguments": None}, '"f", "arguments": {}'),
+    ({"name": "f", "arguments": " "}, '"f", "arguments": {}'),
+    ({"name": "f", "parameters": "null"}, '"f", "arguments": {}'),
+    ({"name": "f", "arguments": '{"x": [1]}'}, '"f", "arguments": {"x": [1]}'),  # as OpenAI clients send them
+    ({"name": 'f"', "arguments": {}}, '"f\\"", "arguments": {}'),
+])
+def test_calls_that_are_written_otherwise_than_published(toy_tokenizer, call, text):
+    for parse_special, form in product((True, False), (call, {"id": "1", "type": "function", "function": call})):
+        rendered = render(toy_tokenizer, {"role": "assistant", "tool_calls": [form]}, parse_special=parse_special)
+        assert rendered.endswith(f'</think>\n\n<tool_call>{{"name": {text}}}</tool_call>[|endofturn|]\n')
+        json.loads(rendered.partition("<tool_call>")[2].partition("</tool_call>")[0])
+
+
+def forms(role):
+    """Messages of a role in every combination of odd forms, but for those that the template's first comment names."""
+    def some(key, *values):
+        return [{}, *({key: value} for value in values)]
+
+    contents = some("content", "", " ", "x", "</think>", "<think>\nab\n</think>\n\n", "<think>ab</think>x", "a</think>")
+    if role == "tool":
+        contents += some("content", None, 0, [], ["x"], {"a": None})[1:]
+    if role != "assistant":
+        return [{"role": role, **content} for content in contents]
+    contents += some("content", None)[1:]
+    reasonings = some("reasoning_content", None, "", "r")
+    calls = some("tool_calls", None, [], [{"name": "f", "parameters": {}}, {"name": "g", "arguments": [1]}],
+                 [{"function": {"name": "f", "arguments": {"a": "한"}}}], [{"name": "g", "arguments": "x"}])
+    return [{"role": role} | content | reasoning | call for content, reasoning, call in
+            product(contents, reasonings, calls)]
+
+
+def test_the_template_equals_the_published_one(shared, toy_folder, toy_tokenizer, tmp_path):
+    folder = shared / "exaone-4.0-1.2b"
+    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if template is None:
+        pytest.skip("the published template is not at ../shared/exaone-4.0-1.2b")
+    published = toy_with(toy_folder, tmp_path, chat_template=template)
+    user, tool, system = ({"role": role, "content": "u"} for role in ("user", "tool", "system"))
+    for message in [form for role in ("system", "user", "assistant", "tool") for form in forms(role)]:
+        for chat in ([message], [user, message], [message, user], [tool, message, tool], [system, message]):
+            for tools, skip, begin in product((None, [{"name": "f"}]), (True, False), (True, False)):
+                options = dict(tools=tools, skip_think=skip, add_generation_prompt=begin, tokenize=False)
+                assert (toy_tokenizer.apply_chat_template(chat, **options)
+                        == published.apply_chat_template(chat, **options)), (chat, options)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_under_each_of_its_names(toy_folder, toy_tokenizer, tmp_path, key):
+    turn = {"role": "assistant", "content": "2", key: "add"}
+    for parse_special in (True, False):
+        text = render(toy_tokenizer, turn, skip_think=False, parse_special=parse_special)
+        assert text == "[|assistant|]\n<think>\nadd\n</think>\n\n2[|endofturn|]\n"
+    # With any template, and in transformers' order: the first that is there and not null.
+    other = toy_with(toy_folder, tmp_path, chat_template="{{ messages[0].reasoning_content }}")
+    assert render(other, {"reasoning_content": None, "reasoning": "last"} | turn) == "add"
+    assert render(other, turn | {"reasoning_content": "first"}) == "first"
+    assert list(turn) == ["role", "content", key]  # the caller's message is as it was
 
 
 def test_all_reasoning_but_the_last_is_dropped(toy_tokenizer):
@@ -396,5 +495,75 @@ def test_a_folder_without_a_tokenizer(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_the_projects_template_is_shipped():
-    assert (SHIPPED / "chat_template.jinja").is_file()
+@pytest.mark.parametrize("change", [
+    lambda t: t["pre_tokenizer"].update(add_prefix_space=True),
+    lambda t: t["pre_tokenizer"].pop("add_prefix_space"),
+    lambda t: t.update(pre_tokenizer=None),
+    lambda t: t.update(pre_tokenizer={"type": "Whitespace"}),
+    lambda t: t.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"String": "~~"}, "behavior": "Removed", "invert": False}, t["pre_tokenizer"]]}),
+    lambda t: t.update(normalizer={"type": "NFC"}),
+    lambda t: t.update(normalizer={"type": "Lowercase"}),
+    lambda t: t.update(normalizer={"type": "Strip", "strip_left": True, "strip_right": True}),
+    lambda t: t.update(normalizer={"type": "Replace", "pattern": {"String": "~~"}, "content": "~"}),
+    lambda t: t["model"].update(end_of_word_suffix="</w>"),
+    lambda t: t["model"].update(unk_token="<nothing>") or t["model"]["vocab"].pop("a"),
+    lambda t: t["model"].update(type="Unigram"),
+    lambda t: t.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),
+    lambda t: t.update(model={"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]",
+                              "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}),
+    lambda t: t.update(model={"type": "Unigram", "vocab": [], "unk_id": None, "byte_fallback": False}),
+    lambda t: t.update(model=["BPE"]),
+    *(lambda t, flag=flag: t["added_tokens"][-1].update({flag: True}) for flag in ("lstrip", "rstrip", "single_word")),
+])
+def test_a_tokenizer_of_another_kind_is_refused_in_one_line(toy_folder, tmp_path, change):
+    tokenizer = json.loads((toy_folder / "tokenizer.json").read_text())
+    change(tokenizer)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=r"^.*tokenizer\.json is not a byte-level BPE tokenizer \(.*\): .*$"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_panic_of_the_library_is_one_line_too(toy_folder, monkeypatch):
+    class Panic(BaseException):
+        pass
+
+    def panic(text):
+        raise Panic("index out of bounds\nnote: run with a backtrace")
+
+    monkeypatch.setattr("minexaone.tokenizer.Backend", type("Backend", (), {"from_str": panic}))
+    with pytest.raises(CheckpointError, match=r"BPE tokenizer \(index out of bounds\): "):
+        Tokenizer.from_pretrained(toy_folder)
+
+
+def test_dropout_is_switched_off_and_a_split_before_the_bytes_is_kept(toy_folder, toy_tokenizer, tmp_path):
+    tokenizer = json.loads((toy_folder / "tokenizer.json").read_text())
+    tokenizer["model"]["dropout"] = 0.5
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Digits", "individual_digits": True}, tokenizer["pre_tokenizer"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8-sig")  # and with a byte order mark
+    text = "The quick brown fox rolls the dice; how wonderful you are"
+    assert Tokenizer.from_pretrained(tmp_path).encode(text) == toy_tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json", "chat_template.jinja"])
+def test_saving_replaces_a_file_whole_or_not_at_all(toy_tokenizer, tmp_path, monkeypatch, name):
+    toy_tokenizer.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_bytes = Path.write_bytes
+
+    def write_text(path, text, **options):
+        full = name in path.name
+        write_bytes(path, text.encode()[:len(text) // 2 if full else None])
+        if full:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(OSError, match="No space left"):
+        toy_tokenizer.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_every_copy_of_the_projects_template_is_the_same():
+    copies = sorted(SHIPPED.parent.rglob("chat_template.jinja"))
+    assert len(copies) >= 4 and {file.read_bytes() for file in copies} == {TEMPLATE.read_bytes()}

@@ -101,8 +101,8 @@ def by_task(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, task
              for level in (range(1, TASKS[task].levels + 1) if levels else (None,))]
     total = count * len(cells)
     examples, prompts = Prompts(_Cells(cells, count), total, folder, seed).all(_workers(total))
-    options = {} if budget is None else {"reasoning_budget": budget, "think_end_id": tokenizer.token_to_id("</think>"),
-                                         "close_ids": tokenizer.encode("\n</think>\n\n")}
+    options = {} if budget is None else {"reasoning_budget": budget, "think_end_id": tokenizer.think_end_id,
+                                         "close_ids": tokenizer.close_ids}
     found = [None] * total
     for mode in modes:  # a budget is for reasoning alone
         chosen = [i for i in range(total) if examples[i].reasoning == mode]
@@ -130,7 +130,7 @@ def mode_kept(rollout: Rollout) -> bool:
 
 
 def _thinking_tokens(rollout, tokenizer):
-    end = tokenizer.token_to_id("</think>")
+    end = tokenizer.think_end_id
     return 0 if not rollout.example.reasoning else (
         rollout.ids.index(end) if end in rollout.ids else len(rollout.ids))
 

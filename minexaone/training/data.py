@@ -54,7 +54,7 @@ def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Docume
         # A budget closes the thinking from outside, so the cut thought is prompt: it must not teach to stop early.
         thought, text = example.text.split("\n</think>\n\n", 1)
         thought = tokenizer.encode(thought)
-        prompt += thought[:rng.randrange(len(thought))] + tokenizer.encode("\n</think>\n\n")
+        prompt += thought[:rng.randrange(len(thought))] + tokenizer.close_ids
         reply = [*tokenizer.encode(text), tokenizer.eos_token_id]
     weights += [0.0] * (len(prompt) - len(weights))
     return Document(prompt + reply, weights + [1.0] * len(reply))
@@ -62,7 +62,7 @@ def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Docume
 
 def earlier_replies(prompt: list[int], tokenizer: Tokenizer) -> list[float]:
     """1 for each token of the replies in a prompt, which stand behind an empty thought as without reasoning; else 0."""
-    close, end, gap = tokenizer.token_to_id("</think>"), tokenizer.eos_token_id, len(tokenizer.encode("\n\n"))
+    close, end, gap = tokenizer.think_end_id, tokenizer.eos_token_id, len(tokenizer.encode("\n\n"))
     weights, begin = [0.0] * len(prompt), None
     for i, id in enumerate(prompt):
         if id == close:

@@ -12,10 +12,9 @@ from random import Random
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from minexaone.files import SHIPPED
 from minexaone.tasks import LANGUAGES, sample
 from minexaone.tasks.retrieval import document
-from minexaone.tokenizer import Tokenizer
+from minexaone.tokenizer import TEMPLATE, Tokenizer
 
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 TAGS = ["</tool_call>", "<tool_call>", "</tool_result>", "<tool_result>", "</think>", "<think>"]
@@ -26,8 +25,7 @@ NAMED = {"pad_token": "[PAD]", "bos_token": "[BOS]", "unk_token": "[UNK]", "eos_
 
 def train_tokenizer(vocab_size: int, examples: int, seed: int = 0) -> Tokenizer:
     """Byte-level BPE of vocab_size tokens, learnt from rendered examples. Digits and newlines never merge."""
-    file = SHIPPED / "chat_template.jinja"
-    template = file.read_text(encoding="utf-8")
+    template = TEMPLATE.read_text(encoding="utf-8")
 
     def make(vocab, merges):
         backend = Backend(models.BPE(vocab, merges))
@@ -35,7 +33,7 @@ def train_tokenizer(vocab_size: int, examples: int, seed: int = 0) -> Tokenizer:
         backend.add_tokens([AddedToken(token, normalized=False) for token in TAGS])
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
-        return Tokenizer(backend, NAMED, template, file)
+        return Tokenizer(backend, NAMED, template, TEMPLATE)
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     number = {token: id for id, token in enumerate(CONTROL)}
