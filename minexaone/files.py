@@ -1,8 +1,11 @@
 """Where a checkpoint's files come from: the shipped model, a folder, or the Hugging Face hub."""
 
+import contextlib
+import glob
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -41,12 +44,33 @@ def with_temporary(path, write):
     """Call `write(temporary path)` in the folder of `path`, then rename: `path` is always whole, old or new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            stale.unlink()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, folder: Path):
+    """Put the folder `new` in the place of `folder`, which need not exist: at every moment one of them is whole.
+
+    Killed in between, the old folder is still there as .NAME.old, and the next call deletes it.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def resolve(source=None, revision=None, weights=True):

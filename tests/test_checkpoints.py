@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
-from minexaone.files import CheckpointError, resolve
+from minexaone.files import CheckpointError, replace_folder, resolve, write_json
 from minexaone.model import Config, Exaone4
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"
@@ -498,3 +498,51 @@ def test_save_into_a_new_folder_and_in_another_dtype(tmp_path):
     again = Exaone4.from_pretrained(str(tmp_path / "new/inner"), device="cpu")
     assert again.config == model.config and again.config.dtype == "bfloat16"
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_what_a_killed_write_left_goes_with_the_next(tmp_path):
+    for name in (".a[1].json.7.part", ".a[1].json.8.part", ".b.json.7.part"):
+        (tmp_path / name).write_text("{")
+    write_json(tmp_path / "a[1].json", {"whole": True})
+    assert sorted(contents(tmp_path)) == [".b.json.7.part", "a[1].json"]
+
+
+@pytest.mark.parametrize("fails", [None, 0, 1, 2, 3])
+def test_at_every_moment_the_old_or_the_new_folder_is_whole(fails, tmp_path, monkeypatch):
+    """fails: the call in which it is interrupted, of those that rename or delete; then it is called again."""
+    folder, new, calls = tmp_path / "model", tmp_path / ".model.1.part", []
+
+    def make(text):
+        new.mkdir()
+        for name in "abc":
+            (new / name).write_text(text)
+
+    def whole():
+        return [path for path in tmp_path.iterdir() if len(contents(path)) == 3]
+
+    def interrupt(real):
+        def call(*args, **kwargs):
+            calls.append(real)
+            if len(calls) - 1 == fails:
+                raise KeyboardInterrupt
+            assert whole()
+            return real(*args, **kwargs)
+        return call
+
+    make("old")
+    replace_folder(new, folder)
+    make("new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupt(Path.rename))
+        patch.setattr("shutil.rmtree", interrupt(shutil.rmtree))
+        try:
+            replace_folder(new, folder)
+        except KeyboardInterrupt:
+            assert whole()
+            assert set(contents(folder).values()) in ({b"old"}, {b"new"})
+    if new.exists():
+        replace_folder(new, folder)
+    assert set(contents(folder).values()) == {b"new"}
+    make("newer")
+    replace_folder(new, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
