@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from minexaone.files import SHIPPED, CheckpointError, read_json, resolve, write_json
+from minexaone.files import SHIPPED, CheckpointError, bad_file, other_format, read_json, resolve, write_json
 from minexaone.tools import tool_schema
 
 # GPT-2 writes each byte as one visible character, so that a vocabulary can be a text file: printable bytes stand for
@@ -74,12 +74,13 @@ class Tokenizer:
             try:
                 backend = Backend.from_file(str(file))
             except Exception as error:  # the library raises nothing more precise
-                raise CheckpointError(f"{file} is not a tokenizer ({error}): download it again") from error
+                raise bad_file(file, f"is not a tokenizer ({error})") from error
         elif (folder / "vocab.json").is_file():
             file = folder / "vocab.json"
             backend = _rebuild(folder, config)
         else:
-            raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt: download them")
+            raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt: "
+                                  f"{other_format(folder) or 'download them'}")
         try:
             # Some files write a named token as an object with its flags, {"content": "[BOS]", "lstrip": false, ...}.
             named = {name: config[name] for name in NAMED_TOKENS if config.get(name)}
