@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
 import minexaone.model as model_module
+from minexaone.__main__ import main
 from minexaone.config_json import sampling_advice
 from minexaone.files import CheckpointError, replace_folder, resolve, write_json
 from minexaone.linear.int8 import quantize
@@ -518,6 +519,15 @@ def test_a_configuration_built_in_python_does_not_blame_a_file():
         Config(**without(HYBRID, "vocab_size"), vocab_size=0)
     with pytest.raises(CheckpointError, match="^config.json: vocab_size is 0, expected an integer from 1"):
         Config.from_dict(older(HYBRID) | {"vocab_size": 0})
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("quantization_config", GPTQ, "gptq, 4 bits"), ("quantization", {"group_size": 64, "bits": 8}, "mlx, 8 bits")])
+def test_info_describes_a_quantized_model_without_its_weights(key, value, words, tmp_path, capsys):
+    write_config(tmp_path, older(HYBRID) | {key: value})
+    assert main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"in float32 if they were not quantized ({words})" in shown and "LLLGLLLG" in shown
 
 
 @pytest.mark.parametrize("change", ["replaced", "cut short", "deleted"])
