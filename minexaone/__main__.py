@@ -79,11 +79,12 @@ def info(argv):
 
     import torch
 
-    from minexaone.config_json import GLOBAL, read_config
+    from minexaone.config_json import GLOBAL, QUANTIZATION, quantization, read_config
     from minexaone.files import resolve
     from minexaone.model import Config, Exaone4, cache_bytes
 
-    config = Config.from_dict(read_config(resolve(options.model, options.revision, weights=False)))
+    raw = read_config(resolve(options.model, options.revision, weights=False))
+    config = Config.from_dict({key: value for key, value in raw.items() if key not in QUANTIZATION})
     context = config.max_position_embeddings if options.context is None else options.context
     if context < 1:
         raise ValueError(f"--context is {context}, expected at least 1 token")
@@ -91,7 +92,7 @@ def info(argv):
         model = Exaone4(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    itemsize = getattr(torch, config.dtype).itemsize
+    itemsize, words = getattr(torch, config.dtype).itemsize, quantization(raw)
     hybrid = config.sliding_window is not None
     pattern = "".join("G" if kind == GLOBAL else "L" for kind in config.layer_types)
     rope = "every layer" if not hybrid else "sliding layers only (global layers are NoPE)"
@@ -107,7 +108,8 @@ def info(argv):
         "RoPE": f"theta {config.rope_theta:,.0f} on {rope}{scaling}",
         "vocabulary": f"{config.vocab_size:,}, embeddings {'tied' if config.tie_word_embeddings else 'not tied'}",
         "context": f"{config.max_position_embeddings:,} tokens",
-        "weights": f"{size(total * itemsize)} in {config.dtype}",
+        "weights": f"{size(total * itemsize)} in {config.dtype}"
+                   + (f" if they were not quantized ({words}), as this program needs them" if words else ""),
         "KV cache": f"{size(cache_bytes(config, context, itemsize))} at {context:,} tokens"
                     + (f" ({size(all_global)} if all layers were global)" if hybrid else ""),
     }

@@ -15,7 +15,7 @@ def check_config(config):
     """Raise `CheckpointError`, naming the key, its value and what was expected, unless a model can be built so."""
     def check(key, good, expected):
         if not good:
-            raise CheckpointError(f"config.json: {key} is {getattr(config, key)!r}, expected {expected}")
+            raise CheckpointError(f"{key} is {getattr(config, key)!r:.200}, expected {expected}")
 
     def count(value, most=MOST):
         return type(value) is int and 0 < value <= most
@@ -32,9 +32,12 @@ def check_config(config):
     check("num_attention_heads", config.num_attention_heads % config.num_key_value_heads == 0,
           f"a multiple of num_key_value_heads = {config.num_key_value_heads}")
     check("head_dim", config.head_dim % 2 == 0, "an even number, because RoPE rotates pairs")
-    check("layer_types", isinstance(config.layer_types, list) and len(config.layer_types) == config.num_hidden_layers
-          and all(kind in (SLIDING, GLOBAL) for kind in config.layer_types),
-          f"a list of {SLIDING!r} or {GLOBAL!r} for each of num_hidden_layers = {config.num_hidden_layers}")
+    kinds = config.layer_types
+    check("layer_types", isinstance(kinds, list) and all(kind in (SLIDING, GLOBAL) for kind in kinds),
+          f"a list of {SLIDING!r} or {GLOBAL!r} for each layer")
+    if len(kinds) != config.num_hidden_layers:
+        raise CheckpointError(f"layer_types has {len(kinds)} entries, but num_hidden_layers = "
+                              f"{config.num_hidden_layers}: give one for each layer")
     scaling = config.rope_scaling
     check("rope_scaling", scaling is None or isinstance(scaling, dict) and scaling.get("rope_type") == "llama3"
           and all(positive(scaling.get(key)) for key in LLAMA3)

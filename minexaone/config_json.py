@@ -1,6 +1,9 @@
 """Reading a published config.json, in all the forms that it has had."""
 
-from minexaone.files import CheckpointError, read_json
+import json
+import re
+
+from minexaone.files import CheckpointError, again, read_json
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"  # the published names of the two kinds of layers
 DTYPES = ("float32", "bfloat16", "float16")
@@ -11,18 +14,55 @@ REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers
 SIZES = (*REQUIRED, "num_key_value_heads", "head_dim")
 OTHERS = ("layer_types", "sliding_window", "rms_norm_eps", "tie_word_embeddings", "initializer_range", *TOKEN_IDS)
 MOST_LAYERS = 1000  # a bound, so that a mistake in config.json cannot fill the memory
-ONLY = {"model_type": "exaone4", "hidden_act": "silu", "attention_dropout": 0, "quantization_config": None}
+ONLY = {"model_type": "exaone4", "hidden_act": "silu", "attention_dropout": 0}
+SAMPLING = {  # what generation_config.json may say: the kinds of value, which are good, and the same in words
+    "do_sample": ((bool,), lambda value: True, "true or false"),
+    "temperature": ((int, float), lambda value: 0 <= value < float("inf"), "0 (greedy) or more"),
+    "top_k": ((int,), lambda value: value >= 0, "a whole number, 0 for all"),
+    "top_p": ((int, float), lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "presence_penalty": ((int, float), lambda value: -2 <= value <= 2, "between -2 and 2"),
+}
+QUANTIZATION = ("quantization_config", "quantization")  # the second one is mlx's
 
 
 def read_config(folder):
     """The object in config.json, with the token ids of generation_config.json where that has some."""
-    raw = read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
-    overrides = read_json(generation) if generation.is_file() else {}
-    for file, value in (("config.json", raw), (generation.name, overrides)):
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{folder / file} holds no JSON object: download it again")
+    overrides = _object(folder / "generation_config.json", {})
+    raw = _object(folder / "config.json")
     return raw | {key: overrides[key] for key in TOKEN_IDS if overrides.get(key) is not None}
+
+
+def _object(path, default=None):
+    """The object in a JSON file; default, if given, is for a file that is not there."""
+    value = default if default is not None and not path.is_file() else read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object: {again(path)}")
+    return value
+
+
+def read_sampling(folder):
+    """What generation_config.json says about sampling (`SAMPLING`), unchecked; {} if nothing."""
+    raw = _object(folder / "generation_config.json", {})
+    return {key: raw[key] for key in SAMPLING if raw.get(key) is not None}
+
+
+def sampling_advice(folder, reasoning):
+    """The options of `generate` that a checkpoint advises in generation_config.json; {} is greedy.
+
+    The published models advise nothing there: then it is their model card's word, greedy answers, and for reasoning
+    temperature 0.6 and top_p 0.95, since greedy reasoning falls into repeating itself.
+    `CheckpointError` names a value that is none.
+    """
+    advice = read_sampling(folder)
+    for key, value in advice.items():
+        kinds, good, expected = SAMPLING[key]
+        if type(value) not in kinds or not good(value):
+            raise CheckpointError(f"{folder / 'generation_config.json'}: {key} is {value!r:.80}, expected {expected}")
+    if not advice:
+        return {"temperature": 0.6, "top_p": 0.95} if reasoning else {}
+    if advice.pop("do_sample", advice.keys() != {"presence_penalty"}):  # numbers to sample with mean that one should
+        return {"temperature": 1.0} | advice
+    return {key: value for key, value in advice.items() if key == "presence_penalty"}
 
 
 def config_values(raw):
@@ -30,8 +70,11 @@ def config_values(raw):
     `torch_dtype`) or its newer one (`rope_parameters`, `dtype`). Raises `CheckpointError` naming the key."""
     for key, only in ONLY.items():
         if raw.get(key, None if key == "model_type" else only) != only:
-            raise CheckpointError(f"config.json: {key} is {raw.get(key)!r}, but only {only!r} can be loaded: choose an "
-                                  "unquantized EXAONE 4.0 checkpoint")
+            raise CheckpointError(f"{key} is {raw.get(key)!r:.80}, but only {only!r} can be loaded: choose an "
+                                  "EXAONE 4.0 checkpoint")
+    if words := quantization(raw):
+        raise CheckpointError(f"by quantization_config the weights are quantized ({words}), which cannot be "
+                              "loaded: choose the unquantized checkpoint")
     values = {key: raw[key] for key in (*SIZES, *OTHERS) if key in raw}
     try:
         values |= {key: raw[key] for key in (*REQUIRED, "sliding_window")}
@@ -41,17 +84,55 @@ def config_values(raw):
             values["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
         if raw.get("layer_types") is None:  # where given, it is the truth and the pattern is not asked
             values["layer_types"] = _layer_types(raw)
-        rope = {**(raw.get("rope_parameters") or raw.get("rope_scaling") or {})}
-        rope.setdefault("rope_type", rope.pop("type", "default"))
-        values["rope_theta"] = rope.pop("rope_theta") if "rope_theta" in rope else raw["rope_theta"]
-        values["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-        values["dtype"] = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+        values["rope_theta"], values["rope_scaling"] = _rope(raw)
     except KeyError as error:
-        raise CheckpointError(f"config.json: {error.args[0]} is missing: download it again") from None
-    except (TypeError, ZeroDivisionError) as error:
-        raise CheckpointError("config.json: a size, rope_parameters or rope_scaling is not of the published kind "
-                              f"({error}): download it again") from None
+        raise CheckpointError(f"{error.args[0]} is missing: download it again") from None
+    except (TypeError, ArithmeticError) as error:
+        raise CheckpointError(f"a size, rope_parameters or rope_scaling is not of the published kind ({error}): "
+                              "download it again") from None
+    # Both at once come from a transformers before 4.56, which writes torch_dtype and keeps a dtype that it cannot read.
+    given = [raw[key] for key in ("torch_dtype", "dtype") if raw.get(key) is not None]
+    values["dtype"] = given[0] if given else "float32"
+    if isinstance(values["dtype"], str):
+        values["dtype"] = values["dtype"].removeprefix("torch.")
     return values
+
+
+def quantization(raw):
+    """How the weights of a config.json are quantized, in words such as "gptq, 4 bits"; None if they are not."""
+    details = next((raw[key] for key in QUANTIZATION if raw.get(key) is not None), None)
+    if details is None:
+        return None
+    method = details.get("quant_method") if isinstance(details, dict) else None
+    method = str(method or ("an unknown method" if raw.get(QUANTIZATION[0]) else "mlx"))[:40]
+    text = json.dumps(details)  # some methods say it once, some for each group of layers
+    bits = set(re.findall(r'(?:bits|w_bit)": (\d\d?)\b', text) + re.findall(r'load_in_(\d)bit": true', text))
+    bits = sorted(bits | {"8"} if "fp8" in method else bits, key=int)
+    return method + (f", {' and '.join(bits)} bits" if bits else "")
+
+
+def _rope(raw):
+    """theta and scaling (None or a dict with a rope_type) of the older or the newer form, which must not differ."""
+    forms = {}
+    for key in ("rope_parameters", "rope_scaling"):
+        if raw.get(key):
+            form = forms[key] = {**raw[key]}
+            numbers = [number for number in LLAMA3 if number in form]
+            if numbers and not {"rope_type", "type"} & form.keys():
+                raise CheckpointError(f"{key} has {', '.join(numbers)}, but no rope_type: add llama3, or remove them")
+            form.setdefault("rope_type", form.pop("type", "default"))
+    if raw.get("rope_theta") is not None:
+        forms["rope_theta"] = {"rope_theta": raw["rope_theta"]}
+    thetas = {key: form.pop("rope_theta") for key, form in forms.items() if "rope_theta" in form}
+    scalings = {key: form for key, form in forms.items() if form}
+    for found in (thetas, scalings):
+        values = list(found.values())
+        if any(value != values[0] for value in values):
+            shown = " and ".join(f"{key}: {value!r:.80}" for key, value in found.items())
+            raise CheckpointError(f"two keys contradict each other, {shown}: remove the wrong one")
+    scaling = next(iter(scalings.values()), {"rope_type": "default"})
+    theta = next(iter(thetas.values())) if thetas else raw["rope_theta"]
+    return theta, None if scaling["rope_type"] == "default" else scaling
 
 
 def _layer_types(raw):
@@ -60,7 +141,7 @@ def _layer_types(raw):
     if type(pattern) is int and 0 < pattern <= MOST_LAYERS:
         pattern = "L" * (pattern - 1) + "G"
     if not isinstance(pattern, str) or not pattern or set(pattern) - set("LG"):
-        raise CheckpointError(f"config.json: sliding_window_pattern is {pattern!r}, expected a positive integer or a "
+        raise CheckpointError(f"sliding_window_pattern is {pattern!r:.80}, expected a positive integer or a "
                               "string of L and G: correct it or add layer_types")
     kinds = {"L": SLIDING, "G": GLOBAL}
     return [kinds[pattern[i % len(pattern)]] for i in range(min(raw["num_hidden_layers"], MOST_LAYERS))]

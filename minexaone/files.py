@@ -1,15 +1,24 @@
 """Where a checkpoint's files come from: the shipped model, a folder, or the Hugging Face hub."""
 
+import contextlib
+import glob
 import json
 import os
 import re
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "model"
 # Data only: no pickles (*.bin, *.pt) and no Python ever leave the hub.
 PATTERNS = ["*.json", "*.jinja", "*.txt"]
+LARGEST_JSON = 64 * 2**20  # bytes; a published tokenizer.json has about 10 MB
+GGUF = "GGUF files are for llama.cpp and its kind, name a folder or hub id with config.json and *.safetensors"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+# What torch.compile and distributed training put into the names of the modules that they wrap.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 class CheckpointError(ValueError):
@@ -23,12 +32,44 @@ def read_json(path):
     def refuse(constant):
         raise ValueError(f"{constant} is not a JSON value")
 
+    if not path.exists() and not path.is_symlink():
+        hint = other_format(path.parent) or "a checkpoint folder needs it; download it again"
+        raise CheckpointError(f"{path} is missing: {hint}")
     try:
+        if not path.is_file():  # a pipe would wait for ever, a device never end
+            raise ValueError("no regular file")
+        if (size := path.stat().st_size) > LARGEST_JSON:
+            raise ValueError(f"it has {size:,} bytes, at most {LARGEST_JSON:,} are read")
         return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse)  # with or without a BOM
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: a checkpoint folder needs it; download it again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}): download or write it again") from None
+        raise bad_file(path, f"is not readable JSON ({error})") from None
+
+
+def bad_file(path, fault):
+    """The `CheckpointError` for a file with a fault, as "is not readable JSON": what it is instead, what to do."""
+    if path.is_symlink() and not path.exists():
+        return CheckpointError(f"{path} is a link to {os.readlink(path)}, which is missing: download it again")
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(19) == b"version https://git":
+                return CheckpointError(f"{path} is a Git LFS pointer, not the file that it stands for: run `git lfs "
+                                       "pull` in its folder, or download it again from the hub")
+    return CheckpointError(f"{path} {fault}: {again(path)}")
+
+
+def again(path):
+    """How to get a file again. The hub's cache takes a file that is there for whole, however damaged."""
+    if re.search(r"models--[^/\\]+[/\\]snapshots[/\\]", str(path)):
+        return f"delete {path.resolve()} and run again, which will download it again"
+    return "download it again"
+
+
+def other_format(folder):
+    """What to do with a folder that holds something else than a checkpoint; None if that cannot be told."""
+    if any((folder / f"adapter_{name}").exists() for name in ("config.json", "model.safetensors")):
+        return ("the folder holds a LoRA adapter: merge it into its base model (peft: merge_and_unload, then "
+                "save_pretrained) and name that folder, or take the adapter's files out")
+    return GGUF if any(folder.glob("*.gguf")) or "-gguf" in folder.as_posix().lower() else None
 
 
 def write_json(path, value):
@@ -41,6 +82,9 @@ def with_temporary(path, write):
     """Call `write(temporary path)` in the folder of `path`, then rename: `path` is always whole, old or new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            stale.unlink()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
@@ -49,22 +93,47 @@ def with_temporary(path, write):
         part.unlink(missing_ok=True)
 
 
+def replace_folder(new: Path, folder: Path):
+    """Put the folder `new` in the place of `folder`, which need not exist: at every moment one of them is whole.
+
+    Killed in between, the old folder is still there as .NAME.old, and the next call deletes it.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def resolve(source=None, revision=None, weights=True):
     """Return the local folder of a checkpoint.
 
     source: None for the model shipped in assets/; a folder; or a hub id such as "LGAI-EXAONE/EXAONE-4.0-1.2B",
-        which is downloaded (progress bar, goes on after a cut, kept in the Hugging Face cache).
+        which is downloaded (progress bar, kept in the Hugging Face cache). Where several things are read from it,
+        resolve once and pass the folder on: a branch may move in between.
     revision: branch, tag or commit of a hub id.
     weights: False fetches only the small files (configuration, tokenizer).
     """
-    if source is None:
-        if not SHIPPED.is_dir():
-            raise CheckpointError(f"the shipped model is not at {SHIPPED}: install from a clone of the repository "
-                                  "with `pip install -e .`, or name a model folder or hub id")
-        return SHIPPED
-    folder = Path(source).expanduser()
+    if source is not None and not str(source).strip():
+        raise CheckpointError("the model's name is empty: name a folder or a hub id, or none at all (MINEXAONE_MODEL "
+                              "unset) for the shipped model")
+    folder = SHIPPED if source is None else Path(source).expanduser()
+    if source is None and not folder.is_dir():
+        raise CheckpointError(f"the shipped model is not at {SHIPPED}: install from a clone of the repository "
+                              "with `pip install -e .`, or name a model folder or hub id")
     if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{folder} is a folder and has no revision {revision!r}: only a hub id has revisions")
         return folder
+    if folder.is_file():
+        hint = GGUF if folder.suffix.lower() == ".gguf" else f"name the folder with all of the model, {folder.parent}"
+        raise CheckpointError(f"{source} is a file: {hint}")
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         raise CheckpointError(f"{source} is neither a folder nor a hub id of the form owner/name: check the path")
     return _download(str(source), revision, PATTERNS + ["*.safetensors"] * weights)
@@ -94,28 +163,67 @@ def _download(repo_id, revision, patterns):
                               f"again, files that are complete are kept. {by_hand}") from None
 
 
-def weight_files(folder):
-    """Map every tensor name of a checkpoint to its safetensors file: model.safetensors, or shards with an index."""
+class Stored(NamedTuple):
+    """Where a tensor is stored: the file, the name in it, and the file's stamp when its names were read."""
+
+    path: Path
+    name: str
+    stamp: tuple
+
+
+def weight_files(folder, shapes):
+    """Map the published name of every stored tensor to where it is, as `Stored`.
+
+    shapes: of the model's parameters, by published name; without `lm_head.weight`, the model is tied. Known besides the
+    published names: those without `model.`, those that a wrapper left (`WRAPPERS`), and a tied model's head, which is
+    its embedding. A stored `rotary_emb.inv_freq` is left out, since it follows from config.json.
+    `CheckpointError` if two stored tensors contradict each other.
+    """
+    found = {}
+    for name, (path, stamp) in sorted(_stored_names(folder).items()):
+        plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if plain.endswith("rotary_emb.inv_freq"):
+            continue
+        if plain not in shapes and f"model.{plain}" in shapes:
+            plain = f"model.{plain}"
+        if plain in found:
+            raise CheckpointError(f"{folder} stores {plain} twice, as {found[plain].name} and as {name}: remove one")
+        found[plain] = Stored(path, name, stamp)
+    if HEAD in found and HEAD not in shapes and EMBEDDING in shapes:
+        head = found.pop(HEAD)
+        first, second = (read_tensor(stored, shapes[EMBEDDING]) for stored in (head, found.setdefault(EMBEDDING, head)))
+        if first.dtype != second.dtype or not first.equal(second):
+            raise CheckpointError(f"{folder}: by tie_word_embeddings in config.json {head.name} and "
+                                  f"{found[EMBEDDING].name} are one, but they differ: set it to false, or remove one")
+    return found
+
+
+def _stored_names(folder):
+    """Map every stored name to its file and the file's stamp: model.safetensors, or shards with an index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return dict.fromkeys(_names(single), single)
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{folder} is no plain checkpoint: {other_format(folder)}")
+    if single.is_file() or single.is_symlink():
+        return _names(single)
     if not index.is_file():
-        raise CheckpointError(f"{folder} has neither {single.name} nor {index.name}: download the weights as "
-                              "safetensors (pickled *.bin or *.pt files are never loaded)")
+        hint = other_format(folder) or ("download the weights as safetensors (pickled *.bin or *.pt files are never "
+                                        "loaded)")
+        raise CheckpointError(f"{folder} has neither {single.name} nor {index.name}: {hint}")
     raw = read_json(index)
     listed = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-        raise CheckpointError(f"{index}: weight_map must map tensor names to file names: download it again")
+        raise CheckpointError(f"{index}: weight_map must map tensor names to file names: {again(index)}")
     shards = sorted(set(listed.values()))
     for name in shards:
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} names the file {name!r}, expected a *.safetensors file in the same folder: "
-                                  "download it again")
-    held = {(tensor, name) for name in shards for tensor in _names(folder / name)}
-    if wrong := sorted({tensor for tensor, _ in held ^ set(listed.items())}):
+                                  f"{again(index)}")
+    held = {shard: _names(folder / shard) for shard in shards}
+    pairs = {(tensor, shard) for shard, names in held.items() for tensor in names}
+    if wrong := sorted({tensor for tensor, _ in pairs ^ set(listed.items())}):
         raise CheckpointError(f"{index} and its shards disagree on where {few(wrong)} is: they are not of one "
                               "checkpoint, download them again")
-    return {tensor: folder / name for tensor, name in listed.items()}
+    return {tensor: held[shard][tensor] for tensor, shard in listed.items()}
 
 
 def few(names):
@@ -124,20 +232,64 @@ def few(names):
 
 
 def _names(path):
+    """Map every name in a file to the file and its stamp."""
+    try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file")
+        stamp = _stamp(path)
+        with safe_open(path, framework="pt") as file:
+            return dict.fromkeys(file.keys(), (path, stamp))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise bad_file(path, f"is missing, cut short or no safetensors file ({error})") from None
+
+
+def _stamp(path):
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def read_tensor(stored, shape):
+    """One tensor as stored, on the CPU. Its pages are mapped, not copied, and let go with it.
+
+    Its file is opened for it alone, for the same reason: `CheckpointError` if that is no longer the file that
+    `weight_files` saw.
+    """
+    path, name, stamp = stored
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            if _stamp(path) != stamp:
+                raise CheckpointError(f"{path} was replaced while it was read: load again")
+            part = file.get_slice(name)
+            if part.get_shape() != list(shape) or part.get_dtype() not in ("F16", "BF16", "F32"):
+                raise CheckpointError(f"{path}: {name} is {part.get_shape()} {part.get_dtype()}, expected "
+                                      f"{list(shape)} in F16, BF16 or F32: config.json and weights are not of one "
+                                      "unquantized checkpoint, download both again")
+            return file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is missing, cut short or no safetensors file ({error}): download it "
-                              "again") from None
+        raise CheckpointError(f"{path} was replaced while it was read ({error}): load again") from None
 
 
-def read_tensor(path, name, shape):
-    """One tensor as stored, on the CPU. Its pages are mapped, not copied, and let go with it."""
-    with safe_open(path, framework="pt") as file:
-        stored = file.get_slice(name)
-        if stored.get_shape() != list(shape) or stored.get_dtype() not in ("F16", "BF16", "F32"):
-            raise CheckpointError(f"{path}: {name} is {stored.get_shape()} {stored.get_dtype()}, expected "
-                                  f"{list(shape)} in F16, BF16 or F32: config.json and weights are not of one "
-                                  "unquantized checkpoint, download both again")
-        return file.get_tensor(name)
+def write_tensors(path, tensors, metadata):
+    """Write a safetensors file. `OSError` on a full disk; `path` is whole at every moment, old or new.
+
+    Not by the library's `save_file`: that leaves a file of another name when it is killed, lets nobody else read, and
+    needs all tensors on the CPU at once.
+    """
+    import torch  # here, because the readers of JSON do not need it
+
+    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "uint8": "U8", "int8": "I8"}
+    header, end = {"__metadata__": metadata}, 0
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))  # stable; keeps every tensor aligned
+    for name, tensor in tensors.items():
+        header[name] = {"dtype": kinds[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape),
+                        "data_offsets": [end, end := end + tensor.nbytes]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+
+    def write(part):
+        with part.open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for tensor in tensors.values():
+                file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+    with_temporary(path, write)

@@ -8,18 +8,18 @@ Shapes in comments: B batch, T new tokens, K keys, H query heads, KV key/value h
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minexaone.checks import check_config
-from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config
-from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, with_temporary, write_json
+from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
+from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
 
 # ---------------------------------------------------------------------------------------------- configuration
@@ -71,7 +71,10 @@ class Config:
     @classmethod
     def from_dict(cls, raw: dict) -> "Config":
         """From a published config.json, in its older or its newer form."""
-        return cls(**config_values(raw))
+        try:
+            return cls(**config_values(raw))
+        except CheckpointError as error:
+            raise CheckpointError(f"config.json: {error}") from None
 
     def to_dict(self) -> dict:
         """The published config.json, in the form that older and newer versions of transformers both read."""
@@ -333,6 +336,7 @@ class Exaone4(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # no buffer: model.to(bfloat16) must leave it in float32
+        self.sampling = {"do_sample": False}  # advice for generation_config.json: a new model answers greedily
         self.fast = None  # what `minexaone.fast.speed_up` generates with instead
         for parameter in self.parameters():
             if parameter.dim() == 2 and not parameter.is_meta:
@@ -408,25 +412,35 @@ class Exaone4(nn.Module):
         with torch.device("meta"):  # shapes without memory
             model = cls(replace(config, dtype=name))
         shapes = {published_name(key): tensor.shape for key, tensor in model.state_dict().items()}
-        files = weight_files(folder)
-        if files.keys() != shapes.keys():
-            missing, extra = sorted(shapes.keys() - files.keys()), sorted(files.keys() - shapes.keys())
+        stored = weight_files(folder, shapes)
+        if stored.keys() != shapes.keys():
+            missing, extra = sorted(shapes.keys() - stored.keys()), sorted(stored.keys() - shapes.keys())
             raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {few(missing)}; not in the "
                                   f"model: {few(extra)}: they are not of one checkpoint, download both again")
         # One tensor at a time goes straight to its device and dtype, so that the weights are never held twice.
         state = {}
         for key, tensor in model.state_dict().items():
-            stored = read_tensor(files[published_name(key)], published_name(key), tensor.shape)
-            state[key] = stored.to(device, getattr(torch, name))
+            state[key] = read_tensor(stored[published_name(key)], tensor.shape).to(device, getattr(torch, name))
         model.load_state_dict(state, assign=True)
+        model.sampling = read_sampling(folder)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path):
-        """Write config.json, generation_config.json and model.safetensors, which transformers loads as well."""
-        folder, config = Path(folder), replace(self.config, dtype=str(self.embed_tokens.weight.dtype).split(".")[1])
-        tensors = {published_name(key): tensor.cpu().contiguous() for key, tensor in self.state_dict().items()}
-        with_temporary(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-        write_json(folder / "generation_config.json", {key: getattr(config, key) for key in TOKEN_IDS})
+        """Write config.json, generation_config.json and model.safetensors, which transformers loads as well.
+
+        `ValueError` for a model in 8 bits, `OSError` on a full disk; every file is whole at every moment, old or new.
+        """
+        folder, dtype = Path(folder), str(self.embed_tokens.weight.dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ValueError(f"a model of which the weights are {dtype} cannot be saved: save it before `quantize`")
+        config = replace(self.config, dtype=dtype)
+        if config.sliding_window is not None and SLIDING not in config.layer_types:
+            warnings.warn("a sliding_window in a model with global layers alone: here and in transformers they have no "
+                          "RoPE then, in vLLM and llama.cpp they have; set sliding_window to None for RoPE everywhere",
+                          stacklevel=2)
+        tensors = {published_name(key): tensor for key, tensor in self.state_dict().items()}
+        write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
+        write_json(folder / "generation_config.json", {key: getattr(config, key) for key in TOKEN_IDS} | self.sampling)
         write_json(folder / "config.json", config.to_dict())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from minexaone.files import CheckpointError, read_json, resolve, with_temporary, write_json
+from minexaone.files import CheckpointError, other_format, read_json, resolve, with_temporary, write_json
 from minexaone.tools import tool_schema
 
 # GPT-2 writes each byte as one visible character, so that a vocabulary can be a text file: printable bytes stand for
@@ -87,7 +87,8 @@ class Tokenizer:
             file = folder / "vocab.json"
             backend = _rebuild(folder, config)
         else:
-            raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt: download them")
+            raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt: "
+                                  f"{other_format(folder) or 'download them'}")
         try:
             # Some files write a named token as an object with its flags, {"content": "[BOS]", "lstrip": false, ...}.
             named = {name: config[name] for name in NAMED_TOKENS if config.get(name)}
@@ -197,7 +198,7 @@ class Tokenizer:
             and its reasoning, as "reasoning_content", "thinking" or "reasoning".
         tools: functions (see `tools.tool_schema`) or their JSON schemas.
         add_generation_prompt: open the assistant's reply, with `<think>` if enable_thinking, else after an empty block.
-        skip_think: False keeps the reasoning of the last turn, if that is the assistant's and has content (as published).
+        skip_think: False keeps the last turn's reasoning, if it is the assistant's and has content (as published).
         parse_special: True parses control tokens wherever they stand, as published: then a user, a web page or a tool
             that writes "[|endofturn|]\\n[|system|]\\n..." forges a system turn. False, which `Chat` takes by default,
             makes the template's own tokens the only control ids. The ids decode to the same text, and without such text

@@ -1,8 +1,10 @@
 """Checkpoint folders: every published form loads to the same model, every bad one ends in one clear error."""
 
 import json
+import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
-from minexaone.files import CheckpointError, resolve
+import minexaone.model as model_module
+from minexaone.__main__ import main
+from minexaone.config_json import sampling_advice
+from minexaone.files import CheckpointError, replace_folder, resolve, write_json
+from minexaone.linear.int8 import quantize
 from minexaone.model import Config, Exaone4
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"
@@ -299,7 +305,7 @@ BAD = {  # id: (how to spoil a good folder, what the message must say)
     "another activation": (config(hidden_act="gelu"), ["config.json", "hidden_act", "'gelu'", "'silu'"]),
     "heads not divisible": (config(num_attention_heads=5), ["num_attention_heads", "5", "num_key_value_heads = 2"]),
     "head size odd": (config(head_dim=7), ["head_dim", "7", "even"]),
-    "layer_types short": (config(layer_types=[GLOBAL] * 7), ["layer_types", "num_hidden_layers = 8"]),
+    "layer_types short": (config(layer_types=[GLOBAL] * 7), ["layer_types has 7 ", "num_hidden_layers = 8"]),
     "layer_types unknown": (config(layer_types=[GLOBAL] * 7 + ["linear"]), ["layer_types", "'linear'"]),
     "layer_types not names": (config(layer_types=[1, {}] * 4), ["layer_types"]),
     "layer_types a string": (config(layer_types=GLOBAL), ["layer_types"]),
@@ -373,11 +379,177 @@ def test_bad_shards(name, error_of):
     assert [word for word in words if word not in message] == [], message
 
 
-def test_head_in_a_tied_checkpoint_and_no_head_in_an_untied_one(error_of, tmp_path):
-    head = tensors(lambda stored: stored.update({"lm_head.weight": stored["model.embed_tokens.weight"].clone()}))
-    assert "not in the model: lm_head.weight:" in error_of(head, "tied")
-    shutil.rmtree(tmp_path / "checkpoint")
+def test_no_head_in_an_untied_checkpoint(error_of):
     assert "missing lm_head.weight;" in error_of(config(tie_word_embeddings=False), "tied")
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def renamed(rename):
+    """Store the tensors under other names."""
+    def change(stored):
+        items = list(stored.items())
+        stored.clear()
+        stored.update({rename(name): tensor for name, tensor in items})
+    return tensors(change)
+
+
+def add(**new):
+    """Add tensors, each made from those that are there."""
+    return tensors(lambda stored: stored.update({name: make(stored) for name, make in new.items()}))
+
+
+def byte_order_mark(name):
+    return lambda folder: (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+
+
+ALSO_GOOD = {  # id: (template, what programs do to it that changes no logit)
+    "tied, with its head": ("tied", add(**{HEAD: lambda stored: stored[EMBEDDING].clone()})),
+    "tied, with its head alone": ("tied", renamed(lambda name: HEAD if name == EMBEDDING else name)),
+    "tied, compiled, with its head": ("tied", both(add(**{HEAD: lambda stored: stored[EMBEDDING].clone()}),
+                                                   renamed(lambda name: f"_orig_mod.{name}"))),
+    "frequencies": ("single", add(**{"model.rotary_emb.inv_freq": lambda stored: torch.ones(4)})),
+    "frequencies of a layer": ("single", add(**{"model.layers.0.self_attn.rotary_emb.inv_freq":
+                                                lambda stored: torch.ones(4, dtype=torch.float64)})),
+    "compiled": ("single", renamed(lambda name: f"_orig_mod.{name}")),
+    "layers compiled": ("single", renamed(lambda name: name.replace("layers.3.", "layers.3._orig_mod."))),
+    "wrapped for several processes": ("single", renamed(lambda name: f"module.{name}")),
+    "without the prefix": ("single", renamed(lambda name: name.removeprefix("model."))),
+    "without the prefix, tied": ("tied", renamed(lambda name: name.removeprefix("model."))),
+    "byte order marks": ("sharded", both(*map(byte_order_mark, ("config.json", "generation_config.json", INDEX)))),
+    "dtype with its module": ("single", config(dtype="torch.float32")),
+    "torch_dtype beside an older dtype": ("single", config(dtype="float16", torch_dtype="float32")),
+    "dtype null": ("single", config(dtype=None, torch_dtype="float32")),
+    "head_dim null": ("single", config(head_dim=None, hidden_size=24, num_attention_heads=6)),
+    "two forms that agree": ("single", config(rope_theta=1e6, rope_scaling=LLAMA3)),
+}
+
+
+@pytest.mark.parametrize("name", ALSO_GOOD)
+def test_what_other_programs_write_gives_the_same_logits(name, templates, tmp_path):
+    template, change = ALSO_GOOD[name]
+    folder = shutil.copytree(templates[template], tmp_path / "checkpoint")
+    if name == "head_dim null":  # where 24 / 6 = 4 is the size of a head
+        write_with_transformers(folder, HYBRID | {"head_dim": 4})
+        expected = logits(folder)
+    else:
+        expected = logits(templates[template])
+    change(folder)
+    model = Exaone4.from_pretrained(folder, device="cpu")
+    with torch.inference_mode():
+        assert model.config.dtype == "float32" and torch.equal(model(IDS), expected)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2558\n"
+CONTRADICTIONS = {  # id: (template, how to spoil it, what the message must say)
+    "head unlike the embedding": ("tied", add(**{HEAD: lambda stored: stored[EMBEDDING] + 1}),
+                                  ["tie_word_embeddings", HEAD, EMBEDDING, "differ", "false"]),
+    "head of another shape": ("tied", add(**{HEAD: lambda stored: torch.ones(96, 12)}), [HEAD, "[96, 12]", "[96, 24]"]),
+    "two names, compiled": ("single", add(**{f"_orig_mod.{GATE}": lambda stored: stored[GATE].clone()}),
+                            [f"stores {GATE} twice", f"_orig_mod.{GATE}", "remove one"]),
+    "two names, without the prefix": ("single", add(**{GATE[6:]: lambda stored: stored[GATE].clone()}),
+                                      [f"stores {GATE} twice", f"as {GATE[6:]}", "remove one"]),
+    "two theta": ("single", config(rope_theta=1e4), ["rope_parameters: 1000000.0", "rope_theta: 10000.0", "remove"]),
+    "two scalings": ("single", config(rope_scaling=LLAMA3 | {"factor": 8.0}), ["rope_parameters: ", "rope_scaling: "]),
+    "scaling without its type": ("single", config(rope_parameters=without(LLAMA3, "rope_type") | {"rope_theta": 1e6}),
+                                 ["rope_parameters", "factor", "no rope_type", "llama3"]),
+    "older scaling without its type": ("single", lambda folder: write_config(
+        folder, older(HYBRID) | {"rope_scaling": without(LLAMA3, "rope_type")}), ["rope_scaling", "no rope_type"]),
+}
+NAMED = {
+    "weights in Git LFS": ("single", text(WEIGHTS, LFS), [WEIGHTS, "Git LFS pointer", "git lfs pull"]),
+    "shard in Git LFS": ("sharded", text(FIRST, LFS), [FIRST, "Git LFS pointer", "git lfs pull"]),
+    "index in Git LFS": ("sharded", text(INDEX, LFS), [INDEX, "Git LFS pointer", "git lfs pull"]),
+    "config in Git LFS": ("single", text("config.json", LFS), ["config.json", "Git LFS pointer", "git lfs pull"]),
+    "adapter": ("single", both(remove("config.json"), text("adapter_config.json", "{}")), ["LoRA adapter", "merge"]),
+    "adapter's weights": ("single", both(remove(WEIGHTS), text("adapter_model.safetensors", "")), ["LoRA", "merge"]),
+    "adapter beside a model": ("single", text("adapter_config.json", "{}"), ["LoRA adapter", "merge", "out"]),
+    "GGUF": ("single", both(remove("config.json"), text("model-Q4_K_M.gguf", "GGUF")), ["GGUF", "llama.cpp", "folder"]),
+    "GGUF and config": ("single", both(remove(WEIGHTS), text("a.gguf", "GGUF")), ["GGUF", "llama.cpp", "safetensors"]),
+    "gptq": ("single", config(quantization_config=GPTQ), ["quantized (gptq, 4 bits)", "unquantized"]),
+    "awq": ("single", config(quantization_config={"quant_method": "awq", "w_bit": 4}), ["(awq, 4 bits)"]),
+    "fp8": ("single", config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), ["(fp8, 8 bits)"]),
+    "bitsandbytes": ("single", config(quantization_config={
+        "quant_method": "bitsandbytes", "load_in_8bit": False, "load_in_4bit": True}), ["(bitsandbytes, 4 bits)"]),
+    "compressed-tensors": ("single", config(quantization_config={
+        "quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+        "format": "pack-quantized"}), ["(compressed-tensors, 4 bits)"]),
+    "mlx": ("single", config(quantization={"group_size": 64, "bits": 8}), ["(mlx, 8 bits)", "unquantized"]),
+    "quantized somehow": ("single", config(quantization_config=[1]), ["quantized (an unknown method)"]),
+    "dtype empty": ("single", config(dtype=""), ["config.json: dtype is ''", "bfloat16"]),
+    "dtype an empty list": ("single", config(dtype=[]), ["config.json: dtype is []", "bfloat16"]),
+    "dtype zero": ("single", config(dtype=0), ["config.json: dtype is 0", "bfloat16"]),
+    "pruned": ("single", config(num_hidden_layers=6), ["layer_types has 8 entries", "num_hidden_layers = 6"]),
+    "heads of a fraction": ("single", config(num_attention_heads=1.5, head_dim=None), ["num_attention_heads is 1.5"]),
+    "size of 400 digits": ("single", config(hidden_size=10**400, num_attention_heads=1.5, head_dim=None),
+                           ["config.json", "size"]),
+    "a value without end": ("single", config(layer_types=["x" * 10**6]), ["layer_types is"]),
+    "config too large": ("single", text("config.json", " " * (64 * 2**20 + 1)), ["config.json", "67,108,865 bytes"]),
+    "config endless": ("single", both(remove("config.json"), lambda f: (f / "config.json").symlink_to("/dev/zero")),
+                       ["config.json", "no regular file"]),
+    "config a pipe": ("single", both(remove("config.json"), lambda f: os.mkfifo(f / "config.json")),
+                      ["config.json", "no regular file"]),
+    "shard a pipe": ("sharded", both(remove(FIRST), lambda f: os.mkfifo(f / FIRST)), [FIRST, "missing"]),
+    "dangling link to the weights": ("single", both(remove(WEIGHTS), lambda f: (f / WEIGHTS).symlink_to("../blob")),
+                                     [WEIGHTS, "link to ../blob, which is missing"]),
+    "dangling link to config": ("single", both(remove("config.json"), lambda f: (f / "config.json").symlink_to("gone")),
+                                ["config.json", "link to gone, which is missing"]),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradictions_are_named(name, error_of):
+    template, spoil, words = CONTRADICTIONS[name]
+    message = error_of(spoil, template)
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_thing_is_named_for_what_it_is(name, error_of):
+    template, spoil, words = NAMED[name]
+    if os.name == "nt" and ("pipe" in name or "link" in name or "endless" in name):
+        pytest.skip("Windows has no such files")
+    message = error_of(spoil, template)
+    assert [word for word in words if word not in message] == [] and len(message) < 800, message
+
+
+def test_a_configuration_built_in_python_does_not_blame_a_file():
+    with pytest.raises(CheckpointError, match="^vocab_size is 0, expected an integer from 1"):
+        Config(**without(HYBRID, "vocab_size"), vocab_size=0)
+    with pytest.raises(CheckpointError, match="^config.json: vocab_size is 0, expected an integer from 1"):
+        Config.from_dict(older(HYBRID) | {"vocab_size": 0})
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("quantization_config", GPTQ, "gptq, 4 bits"), ("quantization", {"group_size": 64, "bits": 8}, "mlx, 8 bits")])
+def test_info_describes_a_quantized_model_without_its_weights(key, value, words, tmp_path, capsys):
+    write_config(tmp_path, older(HYBRID) | {key: value})
+    assert main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"in float32 if they were not quantized ({words})" in shown and "LLLGLLLG" in shown
+
+
+@pytest.mark.parametrize("change", ["replaced", "cut short", "deleted"])
+def test_weights_replaced_while_they_are_read_are_no_mixture(change, templates, tmp_path, monkeypatch):
+    folder = shutil.copytree(templates["single"], tmp_path / "checkpoint")
+    read, calls = model_module.read_tensor, []
+
+    def then_change(*args):
+        calls.append(args)
+        tensor = read(*args).clone()
+        if len(calls) == 5 and change == "replaced":
+            save_file({name: tensor + 1 for name, tensor in load_file(folder / WEIGHTS).items()}, folder / "new")
+            os.replace(folder / "new", folder / WEIGHTS)
+        elif len(calls) == 5 and change == "cut short":
+            cut(WEIGHTS, 300)(folder)
+        elif len(calls) == 5:
+            remove(WEIGHTS)(folder)
+        return tensor
+
+    monkeypatch.setattr(model_module, "read_tensor", then_change)
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS} was replaced while it was read.*load again"):
+        Exaone4.from_pretrained(folder, device="cpu")
 
 
 NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "-1", "0", "1" + "0" * 30, "1" + "0" * 400, '"8"', "true", "[]"]
@@ -425,10 +597,21 @@ def test_source_that_is_no_folder(tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    for source in (tmp_path / "missing", "./missing/folder", "missing", "weights/model.safetensors",
-                   tmp_path / "weights/model.safetensors", "http://host/owner/name"):
+    (tmp_path / "weights/model.gguf").touch()
+    for source in (tmp_path / "missing", "./missing/folder", "missing", "http://host/owner/name"):
         with pytest.raises(CheckpointError, match="neither a folder nor a hub id of the form owner/name: check"):
             resolve(source)
+    for source in ("weights/model.safetensors", tmp_path / "weights/model.safetensors"):
+        with pytest.raises(CheckpointError, match=f"is a file: name the folder .*{Path(source).parent}"):
+            resolve(source)
+    with pytest.raises(CheckpointError, match="model.gguf is a file: GGUF files are for llama.cpp"):
+        resolve("weights/model.gguf")
+    for source in ("", " "):
+        with pytest.raises(CheckpointError, match="name is empty.*MINEXAONE_MODEL"):
+            resolve(source)
+    for source in (None, "weights", tmp_path):
+        with pytest.raises(CheckpointError, match="is a folder and has no revision 'main'"):
+            resolve(source, "main")
 
 
 # ------------------------------------------------------------------------------------------------------ saving
@@ -447,10 +630,6 @@ def test_interrupted_save_leaves_the_old_checkpoint_whole(moment, error, tmp_pat
     with torch.no_grad():
         model.norm.weight += 1
 
-    def half_write(tensors, path, metadata=None):
-        Path(path).write_bytes(b"half")
-        raise error
-
     def half_write_text(path, *args, **kwargs):
         path.write_bytes(b"{")
         raise error
@@ -459,7 +638,7 @@ def test_interrupted_save_leaves_the_old_checkpoint_whole(moment, error, tmp_pat
         raise error
 
     if moment == "weights half written":
-        monkeypatch.setattr("minexaone.model.save_file", half_write)
+        monkeypatch.setattr(torch.Tensor, "numpy", fail)  # after the header
     elif moment == "weights written":
         monkeypatch.setattr("os.replace", fail)
     else:
@@ -490,6 +669,43 @@ def test_save_over_the_folder_it_was_loaded_from(tmp_path):
             model = Exaone4.from_pretrained(tmp_path, device="cpu")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and limits")
+def test_saved_files_are_for_all_that_the_umask_lets_read_and_a_full_disk_is_an_oserror(tmp_path):
+    import resource
+
+    write_with_transformers(tmp_path / "old", PLAIN)
+    model = Exaone4.from_pretrained(tmp_path / "old", device="cpu")
+    umask = os.umask(0o022)
+    try:
+        model.save_pretrained(tmp_path / "new")
+    finally:
+        os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()} == {0o644}
+    old, limits = contents(tmp_path / "new"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            model.save_pretrained(tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path / "new") == old
+
+
+def test_saving_warns_of_a_window_that_other_programs_read_differently(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for values in (HYBRID, PLAIN):
+            Exaone4(Config(**values)).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="sliding_window.*no RoPE.*None"):
+        Exaone4(Config(**PLAIN | {"sliding_window": 4})).save_pretrained(tmp_path)
+
+
+def test_a_model_in_8_bits_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="int8 cannot be saved: save it before"):
+        quantize(Exaone4(Config(**PLAIN))).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_save_into_a_new_folder_and_in_another_dtype(tmp_path):
     write_with_transformers(tmp_path / "old", HYBRID)
     model = Exaone4.from_pretrained(tmp_path / "old", dtype="bfloat16", device="cpu")
@@ -498,3 +714,99 @@ def test_save_into_a_new_folder_and_in_another_dtype(tmp_path):
     again = Exaone4.from_pretrained(str(tmp_path / "new/inner"), device="cpu")
     assert again.config == model.config and again.config.dtype == "bfloat16"
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------- sampling
+
+CARD = {"temperature": 0.6, "top_p": 0.95}
+PENALTY, ALL = {"presence_penalty": 1.5}, {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "presence_penalty": 1.5}
+ADVICE = {  # id: (generation_config.json, options with reasoning, options without)
+    "no file": (None, CARD, {}),
+    "published": ({"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 361, "temperature": None}, CARD, {}),
+    "greedy": ({"do_sample": False}, {}, {}),
+    "greedy outranks": ({"do_sample": False, "temperature": 0.6} | PENALTY, PENALTY, PENALTY),
+    "numbers": ({"do_sample": True, "min_p": 0.1} | ALL, ALL, ALL),
+    "numbers without do_sample": ({"temperature": 0.7}, {"temperature": 0.7}, {"temperature": 0.7}),
+    "do_sample without numbers": ({"do_sample": True}, {"temperature": 1.0}, {"temperature": 1.0}),
+    "penalty alone": (PENALTY, PENALTY, PENALTY),
+}
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_sampling_advice(name, tmp_path):
+    raw, reasoning, plain = ADVICE[name]
+    if raw is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(raw))
+    assert sampling_advice(tmp_path, True) == reasoning and sampling_advice(tmp_path, False) == plain
+
+
+@pytest.mark.parametrize("advice", ['{"do_sample": 1}', '{"temperature": "0.6"}', '{"temperature": -1}',
+                                    '{"temperature": 1e999}', '{"top_k": 1.5}', '{"top_k": -1}', '{"top_p": 0}',
+                                    '{"top_p": true}', '{"presence_penalty": 3}', '{"do_sample": false, "top_k": []}'])
+def test_bad_sampling_advice(advice, tmp_path):
+    (tmp_path / "generation_config.json").write_text(advice)
+    key = list(json.loads(advice))[-1]
+    with pytest.raises(CheckpointError, match=f"generation_config.json: {key} is .*, expected "):
+        sampling_advice(tmp_path, True)
+
+
+def test_a_saved_model_keeps_the_advice_and_a_new_one_is_greedy(tmp_path):
+    model = Exaone4(Config(**PLAIN))
+    for expected, advice in ((({}, {}), None), ((CARD, {}), {}), (({"temperature": 0.3},) * 2, {"temperature": 0.3})):
+        if advice is not None:
+            (tmp_path / "generation_config.json").write_text(json.dumps(advice))
+            model = Exaone4.from_pretrained(tmp_path, device="cpu")
+        model.save_pretrained(tmp_path)
+        assert (sampling_advice(tmp_path, True), sampling_advice(tmp_path, False)) == expected
+    assert sampling_advice(resolve(), True) == {}
+
+
+# ------------------------------------------------------------------------------------------------ interruptions
+
+
+def test_what_a_killed_write_left_goes_with_the_next(tmp_path):
+    for name in (".a[1].json.7.part", ".a[1].json.8.part", ".b.json.7.part"):
+        (tmp_path / name).write_text("{")
+    write_json(tmp_path / "a[1].json", {"whole": True})
+    assert sorted(contents(tmp_path)) == [".b.json.7.part", "a[1].json"]
+
+
+@pytest.mark.parametrize("fails", [None, 0, 1, 2, 3])
+def test_at_every_moment_the_old_or_the_new_folder_is_whole(fails, tmp_path, monkeypatch):
+    """fails: the call in which it is interrupted, of those that rename or delete; then it is called again."""
+    folder, new, calls = tmp_path / "model", tmp_path / ".model.1.part", []
+
+    def make(text):
+        new.mkdir()
+        for name in "abc":
+            (new / name).write_text(text)
+
+    def whole():
+        return [path for path in tmp_path.iterdir() if len(contents(path)) == 3]
+
+    def interrupt(real):
+        def call(*args, **kwargs):
+            calls.append(real)
+            if len(calls) - 1 == fails:
+                raise KeyboardInterrupt
+            assert whole()
+            return real(*args, **kwargs)
+        return call
+
+    make("old")
+    replace_folder(new, folder)
+    make("new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupt(Path.rename))
+        patch.setattr("shutil.rmtree", interrupt(shutil.rmtree))
+        try:
+            replace_folder(new, folder)
+        except KeyboardInterrupt:
+            assert whole()
+            assert set(contents(folder).values()) in ({b"old"}, {b"new"})
+    if new.exists():
+        replace_folder(new, folder)
+    assert set(contents(folder).values()) == {b"new"}
+    make("newer")
+    replace_folder(new, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -229,6 +229,38 @@ def test_a_reset_connection_is_one_clear_error_and_complete_files_are_kept(hub, 
     assert hub.downloaded() <= {"model.safetensors"}
 
 
+def test_a_damaged_file_in_the_cache_is_deleted_by_name_and_fetched_again(hub, resolve):
+    file = resolve(hub.url) / "config.json"
+    blob = file.resolve()
+    blob.write_bytes(b'{"revision": ')
+    assert resolve(hub.url) / "config.json" == file and file.stat().st_size == 13  # the cache does not see it
+    with pytest.raises(files.CheckpointError) as caught:
+        files.read_json(file)
+    assert "not readable JSON" in str(caught.value) and f"delete {blob} and run again" in str(caught.value)
+    blob.unlink()
+    if file.is_symlink():
+        with pytest.raises(files.CheckpointError, match="is a link to .*, which is missing: download it again"):
+            files.read_json(file)
+    resolve(hub.url)
+    assert files.read_json(file) == {"revision": "main"}
+
+
+def test_damaged_weights_in_the_cache_are_named(hub, resolve):
+    folder = resolve(hub.url)
+    (folder / "model.safetensors").resolve().write_bytes(b"damaged")
+    with pytest.raises(files.CheckpointError, match=r"cut short or no safetensors.*: delete \S+blobs\S+ and run again"):
+        files.weight_files(folder, {})
+
+
+def test_a_repository_of_gguf_files_is_named_for_what_it_is(hub, resolve, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "REPO", "lab/tiny-GGUF")
+    hub.files = {"README.md": b"text", "tiny-Q4_K_M.gguf": b"GGUF"}
+    folder = resolve(hub.url, "lab/tiny-GGUF")
+    with pytest.raises(files.CheckpointError, match="config.json is missing: GGUF files are for llama.cpp"):
+        files.read_json(folder / "config.json")
+    assert not hub.downloaded()
+
+
 def answer(status, only="", **headers):
     return lambda request: only in request.path and (request.answer(status, **headers) or True)
 

@@ -227,7 +227,7 @@ def run_episodes(model: Exaone4, tokenizer: Tokenizer, drawn, reasoning: bool, r
 def evaluate(source, count: int, needles: int, device="auto", seed=0) -> dict:
     """All of the above for a checkpoint (None: the shipped one); count and needles: prompts in a cell."""
     folder = resolve(source)
-    tokenizer, model = Tokenizer.from_pretrained(source), Exaone4.from_pretrained(source, device=device)
+    tokenizer, model = Tokenizer.from_pretrained(folder), Exaone4.from_pretrained(folder, device=device)
     if model.device.type == "cuda":
         speed_up(model)
     window, context = model.config.sliding_window, model.config.max_position_embeddings
