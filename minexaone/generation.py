@@ -152,7 +152,7 @@ class Row:
 
 
 class Sampler:
-    """Chooses the next id of every row, [B, 1], from logits [B, 1, V]; `NOT_FINITE` where they are no numbers.
+    """Chooses the next id of every row, [B, 1], from logits [B, 1, V]; `NOT_FINITE` where the largest is no number.
 
     One uniform number for each row and step, made on the CPU, decides each draw: the same on every device and in every
     batch.
@@ -173,10 +173,12 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         logits = logits[:, -1] - self.penalty * self.seen if self.penalty else logits[:, -1]
-        chosen = sample(logits, self.draws.gather(1, self.step)[:, 0], *self.options)
+        best = logits.argmax(-1, keepdim=True)  # NaN counts as the largest
+        chosen = best
+        if self.options[0]:
+            chosen = sample(logits, self.draws.gather(1, self.step)[:, 0], *self.options)[:, None]
         self.step += 1
-        low, high = logits.aminmax(dim=-1)  # NaN if one is NaN
-        return torch.where(low - high > -math.inf, chosen, NOT_FINITE)[:, None]
+        return torch.where(logits.gather(1, best).isfinite(), chosen, NOT_FINITE)
 
 
 def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
@@ -196,4 +198,5 @@ def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top
     cumulative = probs.cumsum(-1)
     limit = cumulative[:, -1:] * (1 - 2**-23)  # just below the sum, to which rounding must not lift a draw
     chosen = torch.searchsorted(cumulative, torch.minimum(draw[:, None] * cumulative[:, -1:], limit), right=True)
+    chosen = chosen.clamp(max=probs.shape[-1] - 1)  # behind the end if a logit was NaN
     return (chosen if ids is None else ids.gather(1, chosen))[:, 0]

@@ -1,5 +1,7 @@
 """The CUDA fast path against the clear path: on a GPU the kernels themselves, elsewhere in Triton's interpreter."""
 
+import copy
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from minexaone.model import Config, Exaone4, KVCache
 
 pytest.importorskip("triton", reason="the CUDA fast path needs Triton, which PyTorch brings along on Linux")
 from minexaone.fast import gpu as fast_gpu  # noqa: E402
+from minexaone.fast import speed_up  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 WINDOW = 20
@@ -116,7 +119,8 @@ def test_recorded_steps_continue_as_unrecorded_ones_would():
     model = Exaone4.from_pretrained(dtype="bfloat16", device="cuda")
     prompts = [[5 + i % 2000 for i in range(n)] for n in (3, 300, 40)]
     fast = fast_gpu.FastGPU(model)
-    unrecorded = type("Unrecorded", (), {"prefill_chunk": fast.prefill_chunk, "record": lambda self, step, cache: step,
+    unrecorded = type("Unrecorded", (), {"prefill_chunk": fast.prefill_chunk, "count": None,
+                                         "renewed": lambda self: self,
                                          "__call__": lambda self, *args, **options: fast(*args, **options)})()
     for options in ({}, {"temperature": 0.8, "top_p": 0.9, "seed": 1, "presence_penalty": 0.5}):
         results = []
@@ -128,3 +132,44 @@ def test_recorded_steps_continue_as_unrecorded_ones_would():
     alone = [list(model.stream(prompt, max_new_tokens=40, stop_ids=[])) for prompt in prompts[:2]]
     assert list(zip(*(model.stream(prompt, max_new_tokens=40, stop_ids=[]) for prompt in prompts[:2]),
                     strict=True)) == list(zip(*alone, strict=True))
+
+
+@pytest.mark.skipif(not CUDA, reason="the fast path needs a GPU")
+def test_the_fast_path_follows_its_model():
+    model, prompts = Exaone4.from_pretrained(dtype="bfloat16", device="cuda"), [[7 + i] * (30 + i) for i in range(3)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    speed_up(model)
+
+    def agree(least=30):  # of 36: rounding may decide between near ties
+        fast, model.fast = model.fast, None
+        clear = model.generate(prompts, max_new_tokens=12, stop_ids=[])
+        model.fast = fast
+        found = model.generate(prompts, max_new_tokens=12, stop_ids=[])
+        assert sum(a == b for x, y in zip(clear, found, strict=True) for a, b in zip(x, y, strict=True)) >= least
+
+    agree()
+    before = model.layers[0].self_attn.q_proj.weight.clone()
+    model(torch.tensor(prompts[:1], device="cuda")).float().logsumexp(-1).mean().backward()
+    optimizer.step()
+    assert not torch.equal(before, model.layers[0].self_attn.q_proj.weight)  # though fused since
+    agree()
+    model.load_state_dict({key: tensor * 1.01 for key, tensor in model.state_dict().items()}, assign=True)
+    agree()
+    memory = torch.cuda.memory_allocated()
+    twin = copy.deepcopy(model)
+    assert twin.fast is None
+    assert torch.cuda.memory_allocated() - memory < 1.1 * sum(p.nbytes for p in model.parameters())
+    model.to(torch.float16)
+    agree()
+    with pytest.raises(ValueError, match="needs weights in bfloat16 or float16, these are torch.float32"):
+        model.to(torch.float32).generate(prompts)
+    model.to(torch.bfloat16)
+    hook = model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="layers.0.mlp.up_proj: a Linear with hooks"):
+        model.generate(prompts)
+    hook.remove()
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    for options in ({}, {"temperature": 0.8, "top_p": 0.9}):
+        with pytest.raises(RuntimeError, match="not finite"):
+            model.generate(prompts, **options)

@@ -178,7 +178,7 @@ def test_every_allowed_option_works_over_its_whole_range(temperature, top_p, top
         assert many.bincount(minlength=5).tolist() == pytest.approx([200] * 5, abs=3)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("options", [{}, dict(temperature=0.7, seed=1), dict(presence_penalty=1.0), dict(top_p=0.9)])
 def test_logits_that_are_no_numbers_are_an_error_that_says_what_to_try(model, value, options):
     broken = copy.deepcopy(model)
