@@ -288,7 +288,7 @@ def write_tensors(path, tensors, metadata):
     for name, tensor in tensors.items():
         header[name] = {"dtype": kinds[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape),
                         "data_offsets": [end, end := end + tensor.nbytes]}
-    head = json.dumps(header).encode()
+    head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
 
     def write(part):
