@@ -3,7 +3,7 @@
 import json
 import re
 
-from minexaone.files import CheckpointError, again, read_json
+from minexaone.files import CheckpointError, again, is_there, read_json
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"  # the published names of the two kinds of layers
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,7 +34,7 @@ def read_config(folder):
 
 def _object(path, default=None):
     """The object in a JSON file; default, if given, is for a file that is not there."""
-    value = default if default is not None and not path.is_file() else read_json(path)
+    value = default if default is not None and not is_there(path) else read_json(path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object: {again(path)}")
     return value

@@ -32,7 +32,7 @@ def read_json(path):
     def refuse(constant):
         raise ValueError(f"{constant} is not a JSON value")
 
-    if not path.exists() and not path.is_symlink():
+    if not is_there(path):
         hint = other_format(path.parent) or "a checkpoint folder needs it; download it again"
         raise CheckpointError(f"{path} is missing: {hint}")
     try:
@@ -45,12 +45,17 @@ def read_json(path):
         raise bad_file(path, f"is not readable JSON ({error})") from None
 
 
+def is_there(path):
+    """Whether a folder lists the name, be it as a link to a file that is missing."""
+    return path.exists() or path.is_symlink()
+
+
 def bad_file(path, fault):
     """The `CheckpointError` for a file with a fault, as "is not readable JSON": what it is instead, what to do."""
     if path.is_symlink() and not path.exists():
         return CheckpointError(f"{path} is a link to {os.readlink(path)}, which is missing: download it again")
     if path.is_file():
-        with path.open("rb") as file:
+        with contextlib.suppress(OSError), path.open("rb") as file:
             if file.read(19) == b"version https://git":
                 return CheckpointError(f"{path} is a Git LFS pointer, not the file that it stands for: run `git lfs "
                                        "pull` in its folder, or download it again from the hub")
@@ -203,9 +208,9 @@ def _stored_names(folder):
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder} is no plain checkpoint: {other_format(folder)}")
-    if single.is_file() or single.is_symlink():
+    if is_there(single):
         return _names(single)
-    if not index.is_file():
+    if not is_there(index):
         hint = other_format(folder) or ("download the weights as safetensors (pickled *.bin or *.pt files are never "
                                         "loaded)")
         raise CheckpointError(f"{folder} has neither {single.name} nor {index.name}: {hint}")
@@ -283,7 +288,7 @@ def write_tensors(path, tensors, metadata):
     for name, tensor in tensors.items():
         header[name] = {"dtype": kinds[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape),
                         "data_offsets": [end, end := end + tensor.nbytes]}
-    head = json.dumps(header).encode()
+    head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
 
     def write(part):

@@ -493,6 +493,8 @@ NAMED = {
     "shard a pipe": ("sharded", both(remove(FIRST), lambda f: os.mkfifo(f / FIRST)), [FIRST, "missing"]),
     "dangling link to the weights": ("single", both(remove(WEIGHTS), lambda f: (f / WEIGHTS).symlink_to("../blob")),
                                      [WEIGHTS, "link to ../blob, which is missing"]),
+    "dangling link to stop ids": ("single", both(remove("generation_config.json"), lambda f: (
+        f / "generation_config.json").symlink_to("gone")), ["generation_config.json", "link to gone"]),
     "dangling link to config": ("single", both(remove("config.json"), lambda f: (f / "config.json").symlink_to("gone")),
                                 ["config.json", "link to gone, which is missing"]),
 }
