@@ -59,8 +59,8 @@ def resolve(source=None, revision=None, weights=True):
     """
     if source is None:
         if not SHIPPED.is_dir():
-            raise CheckpointError(f"the shipped model is not at {SHIPPED}: install from a clone of the repository "
-                                  "with `pip install -e .`, or name a model folder or hub id")
+            raise CheckpointError(f"there is no shipped model at {SHIPPED}: run `pip install -e .` in a clone of the "
+                                  "repository, or name a model folder or hub id, say LGAI-EXAONE/EXAONE-4.0-1.2B")
         return SHIPPED
     folder = Path(source).expanduser()
     if folder.is_dir():

@@ -566,4 +566,5 @@ def test_saving_replaces_a_file_whole_or_not_at_all(toy_tokenizer, tmp_path, mon
 
 def test_every_copy_of_the_projects_template_is_the_same():
     copies = sorted(SHIPPED.parent.rglob("chat_template.jinja"))
-    assert len(copies) >= 4 and {file.read_bytes() for file in copies} == {TEMPLATE.read_bytes()}
+    assert len(copies) >= 4 and {file.read_text(encoding="utf-8") for file in copies} == {
+        TEMPLATE.read_text(encoding="utf-8")}
