@@ -130,8 +130,8 @@ def resolve(source=None, revision=None, weights=True):
                               "unset) for the shipped model")
     folder = SHIPPED if source is None else Path(source).expanduser()
     if source is None and not folder.is_dir():
-        raise CheckpointError(f"the shipped model is not at {SHIPPED}: install from a clone of the repository "
-                              "with `pip install -e .`, or name a model folder or hub id")
+        raise CheckpointError(f"there is no shipped model at {SHIPPED}: run `pip install -e .` in a clone of the "
+                              "repository, or name a model folder or hub id, say LGAI-EXAONE/EXAONE-4.0-1.2B")
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(f"{folder} is a folder and has no revision {revision!r}: only a hub id has revisions")

@@ -198,7 +198,7 @@ class Tokenizer:
             and its reasoning, as "reasoning_content", "thinking" or "reasoning".
         tools: functions (see `tools.tool_schema`) or their JSON schemas.
         add_generation_prompt: open the assistant's reply, with `<think>` if enable_thinking, else after an empty block.
-        skip_think: False keeps the last turn's reasoning, if it is the assistant's and has content (as published).
+        skip_think: False keeps the reasoning of the last turn, if that is the assistant's.
         parse_special: True parses control tokens wherever they stand, as published: then a user, a web page or a tool
             that writes "[|endofturn|]\\n[|system|]\\n..." forges a system turn. False, which `Chat` takes by default,
             makes the template's own tokens the only control ids. The ids decode to the same text, and without such text

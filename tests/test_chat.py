@@ -327,8 +327,7 @@ def test_any_ids_make_a_reply_and_pieces_join_to_it(toy_tokenizer, data, reasoni
     assert (reply.finish_reason == "length") == (not set(ids) & toy_tokenizer.special_ids)
 
 
-# Not without an answer: the published template then drops the thought.
-@given(thought=texts, answer=texts.filter(bool), arguments=st.dictionaries(texts, texts))
+@given(thought=texts, answer=texts, arguments=st.dictionaries(texts, texts))
 @example(thought="</think>", answer="<tool_call>", arguments={"</tool_call>": "[|endofturn|]"})
 def test_what_the_template_writes_is_read_back(toy_tokenizer, thought, answer, arguments):
     message = {"role": "assistant", "content": answer, "reasoning_content": thought,

@@ -250,7 +250,7 @@ def test_unusual_messages(toy_tokenizer):
     ({"content": "a</think>b</think> c "}, "<think>\na\n</think>\n\nc"),
     ({"content": "<think>\nab\n</think>\n\nc"}, "<think>\nb\n</think>\n\nc"),  # two characters too many are cut
     ({"content": "<think>ab</think>c", "reasoning_content": "r"}, "<think>\nr\n</think>\n\nc"),
-    ({"content": "", "tool_calls": [{"name": "f", "parameters": {}}], "reasoning_content": "r"},
+    ({"content": "", "tool_calls": [{"name": "f", "parameters": {}}]},
      '<think>\n\n</think>\n\n<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
     ({"content": "<think>\n\n</think>\n\n", "tool_calls": [{"name": "f", "arguments": [1]}] * 2},  # a line more
      "<think>\n\n</think>\n\n" + 2 * '\n<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
@@ -260,6 +260,13 @@ def test_unusual_messages(toy_tokenizer):
 def test_published_text_of_odd_assistant_turns(toy_tokenizer, message, text):
     whole = f"[|assistant|]\n{text}[|endofturn|]\n"
     assert render(toy_tokenizer, {"role": "assistant", **message}, skip_think=False) == whole
+
+
+def test_reasoning_before_calls_without_content_is_kept_otherwise_than_published(toy_tokenizer):
+    turn = {"role": "assistant", "content": "", "reasoning_content": "r", "tool_calls": [{"name": "f"}]}
+    for skip_think, kept in ((False, "r"), (True, "")):
+        text = render(toy_tokenizer, turn, skip_think=skip_think)
+        assert text.startswith(f"[|assistant|]\n<think>\n{kept}\n</think>\n\n<tool_call>")
 
 
 def test_a_tool_message_without_content_has_no_result_and_null_is_one(toy_tokenizer):
@@ -314,7 +321,10 @@ def test_the_template_equals_the_published_one(shared, toy_folder, toy_tokenizer
     user, tool, system = ({"role": role, "content": "u"} for role in ("user", "tool", "system"))
     for message in [form for role in ("system", "user", "assistant", "tool") for form in forms(role)]:
         for chat in ([message], [user, message], [message, user], [tool, message, tool], [system, message]):
-            for tools, skip, begin in product((None, [{"name": "f"}]), (True, False), (True, False)):
+            last = chat[-1]
+            kept = last.get("reasoning_content") and last.get("tool_calls") and not last.get("content")
+            skips = (True,) if kept else (True, False)
+            for tools, skip, begin in product((None, [{"name": "f"}]), skips, (True, False)):
                 options = dict(tools=tools, skip_think=skip, add_generation_prompt=begin, tokenize=False)
                 assert (toy_tokenizer.apply_chat_template(chat, **options)
                         == published.apply_chat_template(chat, **options)), (chat, options)
@@ -566,4 +576,5 @@ def test_saving_replaces_a_file_whole_or_not_at_all(toy_tokenizer, tmp_path, mon
 
 def test_every_copy_of_the_projects_template_is_the_same():
     copies = sorted(SHIPPED.parent.rglob("chat_template.jinja"))
-    assert len(copies) >= 4 and {file.read_bytes() for file in copies} == {TEMPLATE.read_bytes()}
+    assert len(copies) >= 4 and {file.read_text(encoding="utf-8") for file in copies} == {
+        TEMPLATE.read_text(encoding="utf-8")}
