@@ -12,6 +12,9 @@ def main(argv=None):
     """Run one command; return the exit status (0 done, 1 failed, 130 interrupted). Wrong usage exits with 2."""
     argv = sys.argv[1:] if argv is None else argv
     command = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate}.get(argv[0] if argv else None, ask)
+    for stream in (sys.stdout, sys.stderr):  # an answer in Korean is never cut because a pipe is said to be cp1252
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         command(argv[command is not ask:])
     except KeyboardInterrupt:
@@ -148,10 +151,11 @@ def add_options(parser):
     parser.add_argument("--budget", type=int, metavar="N", help="close the thinking after N tokens (no limit)")
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N",
                         help="longest reply, thinking included (1024)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
-    parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest; 0 is all (0)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the fewest reaching this probability (1)")
-    parser.add_argument("--presence-penalty", type=float, default=0.0, help="subtracted from ids already generated (0)")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (this and the next three: what the checkpoint "
+                        "advises, see README)")
+    parser.add_argument("--top-k", type=int, help="sample from the k likeliest; 0 is all")
+    parser.add_argument("--top-p", type=float, help="sample from the fewest reaching this probability")
+    parser.add_argument("--presence-penalty", type=float, help="subtracted from ids already generated")
     parser.add_argument("--seed", type=int, help="makes sampling repeatable")
     return parser
 
@@ -160,9 +164,12 @@ def load_chat(options):
     """A conversation with the model that the options name."""
     # Imported here, so that --help and wrong usage answer at once.
     from minexaone import Chat, Exaone4, Tokenizer, speed_up
+    from minexaone.config_json import sampling_advice
+    from minexaone.files import resolve
 
-    tokenizer = Tokenizer.from_pretrained(options.model, options.revision)
-    model = Exaone4.from_pretrained(options.model, options.dtype, options.device, options.revision)
+    folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
+    tokenizer = Tokenizer.from_pretrained(folder)
+    model = Exaone4.from_pretrained(folder, options.dtype, options.device)
     if options.int8:
         from minexaone.linear.int8 import quantize
 
@@ -171,9 +178,12 @@ def load_chat(options):
         start = time.perf_counter()
         speed_up(model)
         print(f"minexaone: ready for fast steps after {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    sampling = {name: value for name in ("temperature", "top_k", "top_p", "presence_penalty")
+                if (value := getattr(options, name)) is not None}
+    if options.temperature is None:
+        sampling = sampling_advice(folder, options.reasoning) | sampling
     return Chat(model, tokenizer, system=options.system, reasoning=options.reasoning, reasoning_budget=options.budget,
-                max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_k=options.top_k,
-                top_p=options.top_p, presence_penalty=options.presence_penalty, seed=options.seed)
+                max_new_tokens=options.max_new_tokens, seed=options.seed, **sampling)
 
 
 def print_reply(conversation, prompt):

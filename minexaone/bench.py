@@ -24,8 +24,9 @@ from tqdm import tqdm
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
+from minexaone.generation import PREFILL_CHUNK
 from minexaone.linear.int8 import quantize
-from minexaone.model import PREFILL_CHUNK, Config, Exaone4, KVCache, cache_bytes, pick_device
+from minexaone.model import Config, Exaone4, KVCache, cache_bytes, pick_device
 
 SCALING = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 8192}
@@ -117,7 +118,7 @@ class Ours:
                     times.append(time.perf_counter())
             return times
         self.model.fast = self.fast
-        for _ in self.model._steps(prompts, max_new_tokens=new, stop_ids=[]):
+        for _ in self.model.stream(prompts, max_new_tokens=new, stop_ids=[]):
             times.append(time.perf_counter())
         self.model.fast = None
         return times
@@ -126,7 +127,7 @@ class Ours:
     def prefill(self, ids):
         """Run a prompt, as generation does."""
         cache = KVCache(self.model.config, ids.shape[1] + 1)
-        for part in ids.split(self.fast.prefill_chunk if self.fast else PREFILL_CHUNK, 1):
+        for part in ids.split(getattr(self.fast, "prefill_chunk", PREFILL_CHUNK), 1):
             (self.fast or self.model)(part, cache, logits_to_keep=1)
 
 

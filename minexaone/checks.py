@@ -1,5 +1,10 @@
 """The checks of a model's configuration and of generation options, with errors that say what is wrong."""
 
+import math
+import reprlib
+import sys
+from collections.abc import Collection, Iterable, Mapping
+
 from minexaone.config_json import DTYPES, GLOBAL, LLAMA3, MOST_LAYERS, SIZES, SLIDING
 from minexaone.files import CheckpointError
 
@@ -44,18 +49,58 @@ def check_config(config):
     check("dtype", config.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
 
 
+def as_rows(prompts) -> tuple[list[list[int]], bool]:
+    """(prompts as lists of ids, whether it was a single one) of lists, tuples, arrays or tensors of ids, a list of
+    these, or the dictionary that a tokenizer of transformers returns, whose padding is left out."""
+    if isinstance(prompts, Mapping):
+        if "input_ids" not in prompts:
+            raise ValueError(f"the prompt is a dictionary of {', '.join(map(str, prompts))}, expected input_ids in it")
+        rows, single = as_rows(prompts["input_ids"])
+        masks, _ = as_rows(prompts.get("attention_mask", [[1] * len(row) for row in rows]))
+        if [len(mask) for mask in masks] != [len(row) for row in rows]:
+            raise ValueError("attention_mask must have the shape of input_ids")
+        return [[id for id, kept in zip(row, mask, strict=True) if kept]
+                for row, mask in zip(rows, masks, strict=True)], single
+    plain = prompts.tolist() if hasattr(prompts, "tolist") else prompts
+    if isinstance(plain, str | bytes) or not isinstance(plain, Iterable):
+        raise ValueError(f"the prompt is of type {type(prompts).__name__}, but must be token ids: encode text with the "
+                         "tokenizer first")
+    plain = [item.tolist() if hasattr(item, "tolist") else item for item in plain]
+    if plain and all(isinstance(item, Iterable) and not isinstance(item, str | bytes) for item in plain):
+        parts = [as_rows(item) for item in plain]
+        if all(single for _, single in parts):
+            return [row for rows, _ in parts for row in rows], False
+    if not all(type(item) is int for item in plain):
+        raise ValueError("the prompt must be token ids, or a list of prompts: encode text with the tokenizer first")
+    return [plain], True
+
+
 def check_generation(config, prompts, **options):
-    """Raise `ValueError` for a prompt or a sampling option that cannot be used."""
+    """Raise `ValueError` for a prompt (a list of ids) or a sampling option that cannot be used."""
+    def number(value):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def whole(value, most=math.inf):
+        return type(value) is int and 0 <= value <= most
+
+    def ids(values):
+        return isinstance(values, Collection) and all(whole(id, config.vocab_size - 1) for id in values)
+
     for name, good, expected in (
-            ("max_new_tokens", lambda n: type(n) is int and n >= 1, "a whole number from 1"),
-            ("temperature", lambda t: 0 <= t < float("inf"), "0 (greedy) or more"),
-            ("top_k", lambda k: type(k) is int and k >= 0, "a whole number, 0 for all"),
-            ("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1"),
-            ("presence_penalty", lambda p: -2 <= p <= 2, "between -2 and 2"),
-            ("seed", lambda n: n is None or type(n) is int and 0 <= n < 2**62, "a whole number below 2**62, or None"),
-            ("reasoning_budget", lambda n: n is None or type(n) is int and n >= 0, "a whole number of tokens")):
+            ("max_new_tokens", lambda n: whole(n) and n, "a whole number from 1"),
+            ("temperature", lambda t: number(t) and 0 <= t <= sys.float_info.max, "0 (greedy) or more"),
+            ("top_k", whole, "a whole number, 0 for all"),
+            ("top_p", lambda p: number(p) and 0 < p <= 1, "above 0 and at most 1"),
+            ("presence_penalty", lambda p: number(p) and -2 <= p <= 2, "between -2 and 2"),
+            ("seed", lambda n: n is None or whole(n, 2**62 - 1), "a whole number below 2**62, or None"),
+            ("stop_ids", lambda s: s is None or ids(s), "token ids of this model, or None for the checkpoint's"),
+            ("reasoning_budget", lambda n: n is None or whole(n), "a whole number of tokens, or None"),
+            ("think_end_id", lambda n: n is None or ids([n]), "a token id of this model"),
+            ("close_ids", ids, "token ids of this model")):
         if not good(options[name]):
-            raise ValueError(f"{name} is {options[name]}, expected {expected}")
+            raise ValueError(f"{name} is {reprlib.repr(options[name])}, expected {expected}")
+    if options["reasoning_budget"] is not None and (options["think_end_id"] is None or not options["close_ids"]):
+        raise ValueError("reasoning_budget needs think_end_id and close_ids: the ids that end the thinking")
     longest = config.max_position_embeddings - 1
     for prompt in prompts or [()]:
         if not prompt:
@@ -63,8 +108,6 @@ def check_generation(config, prompts, **options):
         if len(prompt) > longest:
             raise ValueError(f"the prompt has {len(prompt)} tokens, at most {longest} fit the context with room for "
                              "a reply: shorten it")
-        if not all(type(token) is int for token in prompt):
-            raise ValueError("the prompt must be token ids: encode text with the tokenizer first")
         if not all(0 <= token < config.vocab_size for token in prompt):
             raise ValueError(f"the prompt holds ids outside 0 ... {config.vocab_size - 1}: it was encoded with the "
                              "tokenizer of another model")

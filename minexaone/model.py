@@ -1,4 +1,4 @@
-"""EXAONE 4.0 in one file: from token ids to logits, and from logits to text.
+"""EXAONE 4.0 in one file: from token ids to logits.
 
 The architecture of LG AI Research's "EXAONE 4.0" report (arXiv:2507.11407), section 2.1: grouped-query attention
 with per-head QK-norm, norms on the output of each block instead of its input, SwiGLU, and (32B) three
@@ -8,7 +8,7 @@ Shapes in comments: B batch, T new tokens, K keys, H query heads, KV key/value h
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minexaone.checks import check_config, check_generation
+from minexaone.checks import check_config
 from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config
 from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, with_temporary, write_json
+from minexaone.generation import generate, stream
 
 # ---------------------------------------------------------------------------------------------- configuration
 
@@ -130,14 +131,13 @@ def rope_frequencies(config: Config) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pair (i, i + D/2) of x [B, H, T, D] by its angle; cos and sin are [B, 1, T, D/2]."""
+    """Rotate pair (i, i + D/2) of x [..., T, H, D] by its angle; cos and sin are [..., T, 1, D/2]."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 # -------------------------------------------------------------------------------------------------- attention
 
-PREFILL_CHUNK = 8192  # tokens of a prompt at once: bounds the memory of activations
 BLOCK = 512  # queries per mask: a mask is BLOCK × keys for each query head of a group, never time × time
 
 
@@ -186,18 +186,18 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: "KVCache | None") -> Tensor:
-        B, T, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)  # [B, H, T, D]
-        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim)).transpose(1, 2)  # [B, KV, T, D]
-        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Callable) -> Tensor:
+        """x [..., T, hidden_size]; rope: cos and sin, each [..., T, 1, D / 2].
+
+        attend(self, q, k, v) says who looks at whom, and what is kept for later: that is the caller's business. It gets
+        q [..., T, H, D] and k, v [..., T, KV, D], and returns [..., T, H, D].
+        """
+        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)))  # [..., T, H, D]
+        k = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim)))  # [..., T, KV, D]
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         if self.has_rope:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-        k_pos = positions
-        if cache is not None:
-            k, v, k_pos = cache.update(self.layer, k, v, positions)
-        out = attention(q, k, v, positions, k_pos, self.window)
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(attend(self, q, k, v).flatten(-2))
 
 
 # --------------------------------------------------------------------------------------------------- KV cache
@@ -236,7 +236,7 @@ class KVCache:
     def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store k, v [B, KV, T, D]; return all that these T queries may look at: keys, values and positions."""
         T = k.shape[2]
-        keys, values = self._room(layer, k)
+        keys, values = self.room(layer, k)
         size = keys.shape[2]
         # A chunk in a ring would overwrite keys that its first queries still see: look first, store afterwards.
         look_first = self.windows[layer] is not None and T > 1
@@ -255,7 +255,7 @@ class KVCache:
             return seen
         return keys[:, :, :used], values[:, :, :used], k_pos
 
-    def _room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's tensors, enlarged if the newest tokens need it."""
         size = 0 if self.keys[layer] is None else self.keys[layer].shape[2]
         limit = self.windows[layer] or math.inf
@@ -311,13 +311,15 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: KVCache | None) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(x, rope, positions, cache))
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Callable) -> Tensor:
+        x = x + self.post_attention_layernorm(self.self_attn(x, rope, attend))
         return x + self.post_feedforward_layernorm(self.mlp(x))
 
 
 class Exaone4(nn.Module):
     """The EXAONE 4.0 language model."""
+
+    generate, stream = generate, stream  # the functions of generation.py, as methods
 
     def __init__(self, config: Config):
         super().__init__()
@@ -356,14 +358,35 @@ class Exaone4(nn.Module):
             attention_mask = None if attention_mask.all() else attention_mask
         positions = (KVCache(self.config) if cache is None else cache).extend(
             input_ids.shape[1], attention_mask, input_ids.device)
-        x = self.embed_tokens(input_ids)  # [B, T, hidden_size]
+
+        def attend(attn, q, k, v):
+            q, k, v, k_pos = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), positions
+            if cache is not None:
+                k, v, k_pos = cache.update(attn.layer, k, v, positions)
+            return attention(q, k, v, positions, k_pos, attn.window).transpose(1, 2)
+
+        return self.head(self.hidden_states(input_ids, positions, attend, logits_to_keep))
+
+    def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Callable, keep: int = 0) -> Tensor:
+        """What the head reads of input_ids [..., T] at positions [..., T]: [..., T, hidden_size].
+
+        attend: see `Attention`. keep: only of the last n tokens; 0 means all.
+        """
+        x = self.embed_tokens(input_ids)
         self.frequencies = self.frequencies.to(x.device)
-        angles = positions.view(-1, 1, input_ids.shape[1], 1) * self.frequencies  # [B or 1, 1, T, D / 2], float32
+        angles = positions[..., None, None] * self.frequencies  # [..., T, 1, D / 2], float32
         rope = angles.cos().type_as(x), angles.sin().type_as(x)
         for layer in self.layers:
-            x = layer(x, rope, positions, cache)
-        x = self.norm(x[:, -logits_to_keep:])  # -0 keeps all
+            x = layer(x, rope, attend)
+        return self.norm(x[..., -keep:, :])  # -0 keeps all
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits [..., vocab_size] of hidden states [..., hidden_size]; a tied model's head is its embedding."""
         return F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+
+    def new_cache(self, max_length: int = 0) -> KVCache:
+        """An empty cache for this model, with room for `max_length` tokens from the start."""
+        return KVCache(self.config, max_length)
 
     # ------------------------------------------------------------------------ reading and writing checkpoints
 
@@ -405,103 +428,6 @@ class Exaone4(nn.Module):
         with_temporary(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_json(folder / "generation_config.json", {key: getattr(config, key) for key in TOKEN_IDS})
         write_json(folder / "config.json", config.to_dict())
-
-    # ------------------------------------------------------------------------------------------------ generation
-
-    def generate(self, prompts: Sequence[int] | Sequence[Sequence[int]], **options) -> list[int] | list[list[int]]:
-        """The new ids of one prompt, or of each in a batch of unequal lengths; options as in `stream`.
-
-        Every row is what it would be alone, up to rounding; with a seed, row n draws as `stream(..., seed=seed + n)`.
-        """
-        prompts = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # tensors and arrays
-        single = len(prompts) > 0 and isinstance(prompts[0], int)
-        steps = list(self._steps([prompts] if single else prompts, **options))
-        rows = [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
-        return rows[0] if single else rows
-
-    def stream(self, prompt: Sequence[int], **options) -> Iterator[int]:
-        """Yield the ids that follow `prompt` as they are drawn, the stop id included.
-
-        max_new_tokens: how many at most (256). temperature: 0 is greedy (0). top_k: sample from the k likeliest; 0 is
-        all (0). top_p: and of these from the fewest that reach this probability (1). presence_penalty: subtracted once
-        from the logit of every id already generated (0). seed: an integer makes the draws repeatable (None).
-        stop_ids: end after one of these (the checkpoint's). reasoning_budget: after so many ids without
-        `think_end_id`, `close_ids` are written, which close the thinking, and the answer follows (None: no limit).
-        Raises ValueError for a prompt or an option that cannot be used.
-        The sampling options are as vLLM and the OpenAI API define them.
-        """
-        for (token,) in self._steps([prompt], **options):
-            yield token
-
-    @torch.inference_mode()
-    def _steps(self, prompts, max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, presence_penalty=0.0, seed=None,
-               stop_ids=None, reasoning_budget=None, think_end_id=None, close_ids=()) -> Iterator[list[int | None]]:
-        """Yield one id for each row, None for rows that have ended."""
-        check_generation(self.config, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                         top_p=top_p, presence_penalty=presence_penalty, seed=seed, reasoning_budget=reasoning_budget)
-        if reasoning_budget is not None and (think_end_id is None or not close_ids):
-            raise ValueError("reasoning_budget needs think_end_id and close_ids: the ids that end the thinking")
-        B, width, V = len(prompts), max(map(len, prompts)), self.config.vocab_size
-        room = [min(max_new_tokens, self.config.max_position_embeddings - len(prompt)) for prompt in prompts]
-        stop_ids = set(self.config.stop_ids if stop_ids is None else stop_ids)
-        # One uniform number per row and step decides each draw, the same on every device and for every batch.
-        seed = torch.Generator().seed() % 2**62 if seed is None else seed
-        draws = torch.stack([torch.rand(max(room), generator=torch.Generator().manual_seed(seed + row))
-                             for row in range(B)]).to(self.device)
-        prompt = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        cache, forward = KVCache(self.config, max_length=width + max(room)), self.fast or self
-        for start in range(0, width, chunk := self.fast.prefill_chunk if self.fast else PREFILL_CHUNK):
-            part = slice(start, start + chunk)
-            logits = forward(prompt[:, part], cache, mask[:, part], logits_to_keep=1)
-        ids = torch.zeros(B, 1, dtype=torch.long, device=self.device)  # the newest of each row
-        generated, draw = torch.zeros(B, V, dtype=torch.bool, device=self.device), torch.zeros_like(ids)
-
-        def choose(logits):
-            logits = logits[:, -1] - presence_penalty * generated if presence_penalty else logits[:, -1]
-            ids[:, 0] = sample(logits, draws.gather(1, draw)[:, 0], temperature, top_k, top_p)
-            draw.add_(1)
-
-        def step():  # touches tensors only, always the same ones, so that a fast path can record and replay it
-            if presence_penalty:
-                generated.scatter_(1, ids, True)
-            choose(forward(ids, cache))
-
-        step = self.fast.record(step, cache) if self.fast else step
-        choose(logits)
-        thinking, closing, running = [reasoning_budget is not None] * B, [iter(close_ids) for _ in prompts], [True] * B
-        for n in range(max(room)):
-            tokens = ids[:, 0].tolist()
-            for row in range(B):
-                if thinking[row] and n >= reasoning_budget:
-                    forced = next(closing[row], None)
-                    thinking[row] = forced is not None
-                    if forced is not None:
-                        tokens[row] = ids[row, 0] = forced
-                elif tokens[row] == think_end_id:
-                    thinking[row] = False
-            yield [tokens[row] if running[row] else None for row in range(B)]
-            running = [running[row] and tokens[row] not in stop_ids and n + 1 < room[row] for row in range(B)]
-            if not any(running):
-                return
-            step()
-
-
-def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Choose one id per row of logits [B, vocab_size] with uniform numbers draw [B] in [0, 1); returns [B].
-
-    Order as in vLLM: temperature, then the top_k likeliest, then of what they hold the fewest ids that reach top_p.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs, ids = (logits.float() / temperature).softmax(-1), None
-    if top_k or top_p < 1:
-        probs, ids = probs.topk(min(top_k or math.inf, logits.shape[-1]))
-        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p * probs.sum(-1, keepdim=True), 0)
-    cumulative = probs.cumsum(-1)
-    limit = cumulative[:, -1:] * (1 - 2**-23)  # just below the sum, to which rounding must not lift a draw
-    chosen = torch.searchsorted(cumulative, torch.minimum(draw[:, None] * cumulative[:, -1:], limit), right=True)
-    return (chosen if ids is None else ids.gather(1, chosen))[:, 0]
 
 
 # -------------------------------------------------------------------------------------------------- utilities

@@ -79,3 +79,25 @@ def test_wrong_usage_exits_with_2(argv):
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("prompt", ["너는 누구야?", "Explica lo increíble que eres"])
+def test_an_answer_is_never_cut_by_the_encoding_of_a_pipe(encoding, prompt):
+    done = subprocess.run([sys.executable, "-X", "utf8=0", "-m", "minexaone", "--device", "cpu", prompt],
+                          capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    right = run("--device", "cpu", prompt).stdout
+    assert done.returncode == 0 and done.stderr == b""
+    assert done.stdout.decode(encoding).splitlines() == \
+        right.encode(encoding, "backslashreplace").decode(encoding).splitlines() and "minexaone" in right
+
+
+def test_temperature_0_is_greedy_whatever_the_checkpoint_advises(monkeypatch, capsys):
+    from minexaone import config_json
+    monkeypatch.setattr(config_json, "sampling_advice", lambda folder, reasoning: {
+        "temperature": 1.5, "presence_penalty": 2.0, "top_k": 50})
+    shown = []
+    for options in ([], ["--temperature", "0"], ["--temperature", "0", "--seed", "1"]):
+        assert main(["--device", "cpu", *options, "Explain how wonderful you are"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] != shown[1] == shown[2] == run("--device", "cpu", "Explain how wonderful you are").stdout

@@ -9,6 +9,7 @@ import torch
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.fast.cpu import FastCPU
+from minexaone.linear import fuse
 from minexaone.model import Config, Exaone4, KVCache
 
 W = 8
@@ -137,3 +138,127 @@ def test_a_second_model_compiles_nothing_twice(fast):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before  # no recompilation by layer or length
     assert FastCPU(random_model(fast.model.config)).compile_seconds > 0
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+# -------------------------------------------------------------------------------------- a model that changes afterwards
+
+
+@pytest.fixture
+def sped_up():
+    """A model that generates fast, and a function that gives what its clear path generates now."""
+    model = speed_up(random_model(TIED))
+    fast_now = model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[])
+
+    def clear(changed=model):
+        fast, changed.fast = changed.fast, None
+        ids = changed.generate([3, 4, 5], max_new_tokens=20, stop_ids=[])
+        changed.fast = fast
+        return ids
+
+    assert fast_now == clear()
+    return model, clear
+
+
+def other_weights(model):
+    generator = torch.Generator().manual_seed(7)
+    return {key: torch.randn(tensor.shape, generator=generator) * 0.2 + (tensor.dim() == 1)
+            for key, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_weights_loaded_later_are_the_ones_that_generate(sped_up, assign):
+    model, clear = sped_up
+    before = clear()
+    model.load_state_dict(other_weights(model), assign=assign)
+    assert model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[]) == clear() != before
+
+
+def test_a_converted_model_generates_in_its_new_precision(sped_up):
+    model, clear = sped_up
+    model.to(torch.float64).to(torch.bfloat16)
+    found = model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[])
+    assert model.fast.head_weight[0].dtype == torch.bfloat16
+    assert found[:5] == clear()[:5]  # later, rounding may decide between near ties
+
+
+def test_a_copy_is_slow_and_its_own(sped_up):
+    model, clear = sped_up
+    twin = copy.deepcopy(model)
+    assert twin.fast is None and model.fast is not None
+    with torch.no_grad():
+        twin.embed_tokens.weight.mul_(-1)
+    assert twin.generate([3, 4, 5], max_new_tokens=20, stop_ids=[]) == clear(twin) != clear()
+
+
+class Adapter(torch.nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.weight = base, base.weight
+
+    def forward(self, x):
+        return -self.base(x)
+
+
+def wrap(model):
+    model.layers[1].mlp.up_proj = Adapter(model.layers[1].mlp.up_proj)
+
+
+def hook(model):
+    model.layers[1].mlp.up_proj.register_forward_hook(lambda module, args, out: -out)
+
+
+def hook_a_layer(model):
+    model.layers[1].register_forward_pre_hook(lambda module, args: None)
+
+
+def parametrize(model):
+    torch.nn.utils.parametrizations.weight_norm(model.layers[1].mlp.up_proj)
+
+
+def replace_forward(model):
+    model.layers[1].mlp.forward = torch.zeros_like
+
+
+@pytest.mark.parametrize("change, name", [
+    (wrap, "layers.1.mlp.up_proj: a Adapter"), (hook, "layers.1.mlp.up_proj: a Linear with hooks"),
+    (hook_a_layer, "layers.1: "), (parametrize, "layers.1.mlp.up_proj"), (replace_forward, "layers.1.mlp: ")])
+def test_what_the_fast_path_cannot_see_is_refused_by_name(sped_up, change, name):
+    model, _ = sped_up
+    change(model)
+    with pytest.raises(ValueError, match=f"the fast path cannot run {name}.*model.fast = None"):
+        model.generate([3, 4, 5])
+    with pytest.raises(ValueError, match=name):
+        speed_up(model)
+    model.fast = None
+    assert model.generate([3, 4, 5], max_new_tokens=3)
+
+
+def test_training_goes_on_under_the_fast_path(sped_up):
+    model, clear = sped_up
+    before, optimizer = clear(), torch.optim.SGD(model.parameters(), lr=0.5)
+    model(torch.tensor([[3, 4, 5]])).square().mean().backward()
+    optimizer.step()
+    assert model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[]) == clear() != before
+
+
+def test_fused_projections_stay_the_parameters_of_an_optimizer():
+    attn = random_model(TIED).layers[0].self_attn
+    projections = attn.q_proj, attn.k_proj, attn.v_proj
+    parameters, values = [p.weight for p in projections], torch.cat([p.weight.detach().clone() for p in projections])
+    joined = fuse(*projections)
+    assert all(p.weight is parameter for p, parameter in zip(projections, parameters, strict=True))
+    assert torch.equal(joined, values)
+    with torch.no_grad():
+        parameters[1].fill_(3.0)
+    assert (joined[len(parameters[0]):][:len(parameters[1])] == 3).all()
+
+
+def test_threads_may_change_as_often_as_one_likes(sped_up, monkeypatch):
+    model, clear = sped_up
+    before, expected = torch.get_num_threads(), clear()
+    try:
+        for threads in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11):
+            torch.set_num_threads(threads)
+            assert model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[]) == expected
+    finally:
+        torch.set_num_threads(before)

@@ -1,13 +1,18 @@
 """Generation: sampling against transformers' definitions, batches against single rows, the reasoning budget."""
 
+import copy
+import inspect
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import BatchEncoding, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from minexaone.config_json import GLOBAL, SLIDING
-from minexaone.model import Config, Exaone4, sample
+from minexaone.generation import sample
+from minexaone.model import Config, Exaone4
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +162,116 @@ def test_prompts_may_be_tensors_and_sampling_leaves_torchs_generator_alone(model
     assert drawn == torch.rand(1)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-38, 1e-30, 1e-3, 1e3, 1e38, 1e300])
+@pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-7, 0.5, 1.0])
+@pytest.mark.parametrize("top_k", [0, 1, 3, 10**30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_allowed_option_works_over_its_whole_range(temperature, top_p, top_k, dtype):
+    logits = torch.tensor([[1.0, 30.0, -60000.0, 29.5, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0], [-5.0, -6.0, -4.0, -4.5, -9.0]])
+    for draw in (0.0, 0.3, 1 - 2**-24):
+        chosen = sample(logits.to(dtype), torch.full([3], draw), temperature, top_k, top_p)
+        assert ((0 <= chosen) & (chosen < 5)).all()
+        if temperature <= 1e-3 or temperature <= 1e3 and (top_k == 1 or top_p <= 1e-7):  # as good as greedy
+            assert chosen[[0, 2]].tolist() == [1, 2]
+    if temperature >= 1e3 and top_p == 1 and not top_k:  # as good as even
+        many = sample(logits.to(dtype)[2:].expand(1000, -1), (torch.arange(1000) + 0.5) / 1000, temperature)
+        assert many.bincount(minlength=5).tolist() == pytest.approx([200] * 5, abs=3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("options", [{}, dict(temperature=0.7, seed=1), dict(presence_penalty=1.0), dict(top_p=0.9)])
+def test_logits_that_are_no_numbers_are_an_error_that_says_what_to_try(model, value, options):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.lm_head.weight[11] = value
+    with pytest.raises(RuntimeError, match='not finite: load it with dtype="bfloat16"'):
+        broken.generate(PROMPTS, **options)
+    late = copy.deepcopy(model)  # only after some steps
+    first = late.generate(PROMPTS[0], max_new_tokens=3, stop_ids=[])
+    with torch.no_grad():
+        late.embed_tokens.weight[first[1]] = float("nan")
+    found, stream = [], late.stream(PROMPTS[0], stop_ids=[])
+    with pytest.raises(RuntimeError, match="not finite"):
+        for id in stream:
+            found.append(id)
+    assert found == first[:first.index(first[1]) + 1]
+
+
+def test_a_row_that_has_ended_may_hold_what_it_likes(model):
+    broken, rows = copy.deepcopy(model), model.generate(PROMPTS[:2], max_new_tokens=5, stop_ids=[])
+    stop, other = rows[0][0], rows[1]
+    if stop not in other:
+        with torch.no_grad():
+            broken.embed_tokens.weight[stop] = float("nan")
+        assert broken.generate(PROMPTS[:2], max_new_tokens=5, stop_ids=[stop]) == [[stop], other]
+
+
+def test_options_stand_in_the_signatures():
+    expected = {"max_new_tokens", "temperature", "top_k", "top_p", "presence_penalty", "seed", "stop_ids",
+                "reasoning_budget", "think_end_id", "close_ids"}
+    for function in (Exaone4.generate, Exaone4.stream):
+        parameters = inspect.signature(function).parameters
+        assert {name for name, p in parameters.items() if p.kind == p.KEYWORD_ONLY} == expected
+    defaults = [{n: p.default for n, p in inspect.signature(f).parameters.items() if n in expected}
+                for f in (Exaone4.generate, Exaone4.stream)]
+    assert defaults[0] == defaults[1]
+
+
+BAD = ["many", None, [1], {}, object(), True, float("nan"), -1, 10**400, b"x"]
+FINE = {"top_k": (10**400,), "seed": (None,), "stop_ids": (None, [1], {}), "reasoning_budget": (None, 10**400),
+        "think_end_id": (None,), "close_ids": ([1], {}), "max_new_tokens": (10**400,), "presence_penalty": (-1,)}
+
+
+@pytest.mark.parametrize("option", list(inspect.signature(Exaone4.stream).parameters)[2:])
+def test_an_option_of_a_wrong_kind_is_named(model, option):
+    for value in BAD:
+        if not any(value is fine or value == fine for fine in FINE.get(option, ())):
+            with pytest.raises(ValueError, match=f"^{option} is "):
+                next(model.stream([3, 4], **{option: value}))
+    with pytest.raises(TypeError, match="stream.. got an unexpected keyword argument 'top_n'"):
+        next(model.stream([3, 4], top_n=3))
+
+
+@pytest.mark.parametrize("option", ["stop_ids", "close_ids"])
+def test_ids_of_another_vocabulary_are_refused(model, option):
+    with pytest.raises(ValueError, match=f"{option} is .40.*token ids of this model"):
+        model.generate([3, 4], **{option: [40]})
+
+
+def test_prompts_in_every_usual_form(model):
+    ids = PROMPTS[3]
+    alone = model.generate(ids, max_new_tokens=5)
+    batch = model.generate(PROMPTS, max_new_tokens=5)
+    tensor, array = torch.tensor(ids), np.array(ids)
+    for prompt in (ids, tuple(ids), tensor, array, [np.int64(id) for id in ids], list(tensor), range(11, 18)):
+        assert model.generate(prompt, max_new_tokens=5) == alone
+        assert list(model.stream(prompt, max_new_tokens=5)) == alone
+    for prompts in (tuple(map(tuple, PROMPTS)), [torch.tensor(p) for p in PROMPTS], [np.array(p) for p in PROMPTS]):
+        assert model.generate(prompts, max_new_tokens=5) == batch
+        assert [id for id, *_ in model.stream(prompts, max_new_tokens=5)] == batch[0]
+    for prompts in (tensor[None], array[None], [ids]):
+        assert model.generate(prompts, max_new_tokens=5) == [alone]
+        assert [row[0] for row in model.stream(prompts, max_new_tokens=5)] == alone
+    width = max(map(len, PROMPTS))
+    for side in (1, -1):  # what transformers returns, padded on either side
+        padded = {"input_ids": torch.tensor([([0] * (width - len(p)) + p)[::side] if side == 1 else
+                                             p + [0] * (width - len(p)) for p in PROMPTS]),
+                  "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) if side == 1 else
+                                                  [1] * len(p) + [0] * (width - len(p)) for p in PROMPTS])}
+        assert model.generate(padded, max_new_tokens=5) == batch
+    assert model.generate({"input_ids": ids, "attention_mask": [1] * len(ids)}, max_new_tokens=5) == alone
+    assert model.generate(BatchEncoding({"input_ids": [ids]}), max_new_tokens=5) == [alone]
+
+
+@pytest.mark.parametrize("prompt", ["text", b"bytes", 5, None, 3.5, ["a", "b"], [1.5], [True], torch.tensor(3),
+                                    torch.ones(2, 2), [[[3]]], {"ids": [3]}, [[3], "text"], [None], [3, [4]]])
+def test_what_is_no_prompt_is_one_clear_error(model, prompt):
+    for function in (model.generate, lambda prompt: list(model.stream(prompt))):
+        with pytest.raises(ValueError, match="prompt"):
+            function(prompt)
+
+
 def test_long_prompts_are_taken_in_chunks(model, monkeypatch):
     whole = model.generate(PROMPTS, max_new_tokens=20)
-    monkeypatch.setattr("minexaone.model.PREFILL_CHUNK", 4)
+    monkeypatch.setattr("minexaone.generation.PREFILL_CHUNK", 4)
     assert model.generate(PROMPTS, max_new_tokens=20) == whole

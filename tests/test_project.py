@@ -40,8 +40,45 @@ def test_ci_runs_the_readmes_test_command():
     assert all(command.count("-c tested-versions.txt") == 1 for command in commands)
 
 
-def test_the_model_is_one_file_of_about_500_lines():
-    assert len((ROOT / "minexaone/model.py").read_text().splitlines()) <= 520
+# The floors of the house, from the ground: a file imports from floors below its own, and from its own room.
+FLOORS = ["files", "config_json", "checks", "threads", "linear", "tools", "reply", "tokenizer", "generation", "model",
+          "fast", "chat", "tasks", "scoring", "training", "bench", "__init__", "__main__"]
+FILES = sorted((ROOT / "minexaone").rglob("*.py"))
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT / "minexaone"))
+
+
+def room(path):
+    return path.relative_to(ROOT / "minexaone").with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_nothing_imports_upwards_or_takes_what_is_private(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "write the whole name"
+            private = [a.name for a in node.names if a.name.startswith("_") and not a.name.startswith("__")]
+            assert not (node.module.startswith("minexaone") and private), f"{node.module} keeps {private} to itself"
+            inside = node.module == "minexaone" and room(file) not in ("__main__",)
+            modules = [f"minexaone.{a.name}" if inside and a.name in FLOORS else node.module for a in node.names]
+        for module in (m for m in modules if m.split(".")[0] == "minexaone"):
+            below = (module.split(".") + ["__init__"])[1]
+            assert below == room(file) or FLOORS.index(below) < FLOORS.index(room(file)), f"imports {module}"
+
+
+def test_no_file_uses_what_another_keeps_private():
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    defined = {file: {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+               | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+                  and isinstance(node.ctx, ast.Store)} for file, tree in trees.items()}
+    for file, tree in trees.items():
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+                and node.attr.startswith("_") and not node.attr.startswith("__")} - defined[file]
+        theirs = {name: other.name for other, names in defined.items() for name in used & names}
+        assert not theirs, f"{file.name} uses {theirs}"
 
 
 def test_ruff():
@@ -49,8 +86,7 @@ def test_ruff():
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "minexaone").rglob("*.py")),
-                         ids=lambda path: str(path.relative_to(ROOT / "minexaone")))
+@pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_every_public_definition_has_a_docstring(file):
     module = ast.parse(file.read_text(encoding="utf-8"))
     definitions = [node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]

@@ -8,7 +8,8 @@ from statistics import mean
 import pytest
 
 from minexaone.tasks.base import LANGUAGES, STYLES, Example, held_out
-from minexaone.tasks.programs import TASKS, ProgramError, final_code, run, worked
+from minexaone.tasks.interpreter import ProgramError, run
+from minexaone.tasks.programs import TASKS, final_code, worked
 
 LEVELS = [(name, level) for name, task in TASKS.items() for level in range(1, task.levels + 1)]
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}

@@ -6,9 +6,21 @@ from random import Random
 
 import pytest
 
-from minexaone.tasks import sample, tool_use
+from minexaone.tasks import sample
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases, say, user
-from minexaone.tasks.tool_use import SUM, TASKS, Episode, episode, parse_calls, valid_calls, verify
+from minexaone.tasks.tool_use import (
+    TASKS,
+    Episode,
+    answers,
+    calls,
+    episode,
+    parse_calls,
+    sentences,
+    tools,
+    valid_calls,
+    verify,
+)
+from minexaone.tasks.tool_use.verify import SUM
 
 CASES = [(name, language, level) for name, task in TASKS.items() for language in LANGUAGES
          for level in range(1, task.levels + 1)]
@@ -90,7 +102,7 @@ def test_parsing_calls(text, calls):
     ({"name": "roll", "arguments": {}}, False), ({"name": "roll", "arguments": {"n": 6, "m": 1}}, False),
     ({"name": "rol", "arguments": {"n": 6}}, False)])
 def test_calls_are_valid_if_they_fit_the_schema(call, good):
-    schema = tool_use.schema("roll", "Roll a dice.", {"n": {"type": "int"}})  # "int", as in the model card
+    schema = tools.schema("roll", "Roll a dice.", {"n": {"type": "int"}})  # "int", as in the model card
     assert valid_calls(Example("call", "en", 1, [], {}, {}, {}, tools=[schema]), written([call])) is good
 
 
@@ -122,11 +134,11 @@ def test_every_addition_is_true(examples):
 def test_train_and_test_share_no_operands_and_no_free_names(examples):
     keys = {split: {(e.task, e.key) for e in examples[split] if e.key} for split in examples}
     assert keys["train"] and keys["test"] and not keys["train"] & keys["test"]
-    usual = {name for _, names in tool_use.KINDS.values() for name in names.split()}
-    usual |= {name for _, names in tool_use.ROLES.values() for name in names.split()}
+    usual = {name for _, names in tools.KINDS.values() for name in names.split()}
+    usual |= {name for _, names in tools.ROLES.values() for name in names.split()}
     free = {split: {name for e in examples[split] for name in known_names(e)} - usual for split in examples}
     assert len(free["train"]) > 800 and not free["train"] & free["test"]
-    held = set(f"{tool_use.TEST_DICE_TOOLS} {tool_use.TEST_DICE_PARAMETERS}".split())
+    held = set(f"{tools.TEST_DICE_TOOLS} {tools.TEST_DICE_PARAMETERS}".split())
     assert not held & free["train"] and held & free["test"]
 
 
@@ -134,14 +146,14 @@ def test_no_earlier_turn_holds_a_problem_of_the_tests():
     """Earlier calls and replies are learnt, too."""
     keys, rng = set(), Random(0)
     for n in range(400):
-        uses = tool_use.single(rng, "en", False, 1)[1]
-        messages, before = tool_use.answered(rng, ("en", "ko", "es")[n % 3], False, 2, uses)
+        uses = calls.single(rng, "en", False, 1)[1]
+        messages, before = calls.answered(rng, ("en", "ko", "es")[n % 3], False, 2, uses)
         assert len(messages) == 0 or messages[-1]["role"] == "assistant"
-        assert not {tool_use.alike_kind(use) for use in before} & {tool_use.alike_kind(uses[0])} - {"custom"}
-        keys |= {tool_use.key_of(before, False)} if sum(m["role"] == "user" for m in messages) == 1 else set()
+        assert not {calls.alike_kind(use) for use in before} & {calls.alike_kind(uses[0])} - {"custom"}
+        keys |= {calls.key_of(before, False)} if sum(m["role"] == "user" for m in messages) == 1 else set()
     assert len(keys) > 100 and not [key for key in keys if key and held_out(key)]
     for _ in range(300):
-        example = tool_use.answer(rng, "en", 2, False)
+        example = answers.answer(rng, "en", 2, False)
         if example.right_before and json.loads(example.key)[0]:
             assert not held_out(json.loads(example.key)[0])
 
@@ -159,7 +171,7 @@ def test_tools_without_parameters_are_asked_for_in_both_splits(kind):
 
 def test_one_name_in_four_is_free_and_hardly_one_comes_twice(examples):
     names = [t["function"]["name"] for e in examples["train"] for t in e.tools]
-    usual = {name for _, kind in tool_use.KINDS.values() for name in kind.split()}
+    usual = {name for _, kind in tools.KINDS.values() for name in kind.split()}
     free = [name for name in names if name not in usual]
     assert 0.18 < len(free) / len(names) < 0.35
     assert len(set(free)) > 0.75 * len(free)
@@ -227,10 +239,10 @@ def test_calls_can_be_copied_from_what_the_model_reads(examples):
 
 
 def test_spanish_says_es_la_for_one_o_clock():
-    rng, clock = Random(0), tool_use.make_tool(Random(0), "es", "time", False)
+    rng, clock = Random(0), tools.make_tool(Random(0), "es", "time", False)
     for result, words in (("1:05", "es la 1:05"), ("01:05", "es la 01:05"), ("13:05", "son las 13:05")):
-        use = tool_use.Use(clock, {"city": "Busán"}, result)
-        assert all(words in tool_use.report(rng, "es", use)[0].lower() for _ in range(20))
+        use = tools.Use(clock, {"city": "Busán"}, result)
+        assert all(words in sentences.report(rng, "es", use)[0].lower() for _ in range(20))
 
 
 def test_phrases_exist_in_three_languages():
@@ -257,6 +269,6 @@ def test_messages_end_before_the_reply_and_no_tool_has_two_schemas(examples):
 
 
 def test_both_states_of_a_device_are_in_one_split():
-    keys = {on: tool_use.key_of([tool_use.Use(tool_use.make_tool(Random(0), "en", "switch", False, 1),
+    keys = {on: calls.key_of([tools.Use(tools.make_tool(Random(0), "en", "switch", False, 1),
                                               {"device": "lamp", "on": on}, None)], False) for on in (True, False)}
     assert keys[True] == keys[False] and "lamp" in keys[True]

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minexaone.model import PREFILL_CHUNK, KVCache, apply_rope, attention
+from minexaone.fast.base import FastPath
+from minexaone.linear import kernel_form
+from minexaone.model import KVCache, apply_rope, attention
 
 # Inductor computes a small vector anew wherever it is used, here for each of a matrix's rows, unless it takes more
 # operations than this: then it is computed once, into a buffer of its own.
@@ -55,7 +57,7 @@ def head(x: Tensor, weight, norm: Tensor, eps: float) -> Tensor:
     return matvec(weight, rms_norm(x, norm, eps)).to(norm.dtype)[None, None]
 
 
-class FastCPU:
+class FastCPU(FastPath):
     """An `Exaone4` on the CPU whose single steps are compiled; called as the model is, with the same caches.
 
     Compiled is one new token of one row without padding, under `torch.inference_mode()`; anything else is the model's,
@@ -64,23 +66,22 @@ class FastCPU:
     RuntimeError if there is no C++ compiler.
     """
 
-    prefill_chunk = PREFILL_CHUNK
-
-    @torch._dynamo.config.patch(recompile_limit=64)  # of the whole process: eight models would reach the default
     def __init__(self, model):
         if model.device.type != "cpu":
             raise ValueError(f"FastCPU needs a model on the CPU, this one is on {model.device}")
         check_compiler()
-        self.model, config = model, model.config
+        super().__init__(model)
         self.layers = [layer_weights(layer) for layer in model.layers]
-        self.head_weight = as_weight(model.lm_head or model.embed_tokens)
+        self.head_weight = kernel_form(model.lm_head or model.embed_tokens)
         self.before, self.after, self.head = (torch.compile(part, fullgraph=True, dynamic=False, options=OPTIONS)
                                               for part in (before_attention, after_attention, head))
         start = time.perf_counter()
         with torch.inference_mode():
-            self(torch.zeros(1, 1, dtype=torch.long), KVCache(config))
+            self(torch.zeros(1, 1, dtype=torch.long), model.new_cache())
         self.compile_seconds = time.perf_counter() - start
 
+    # In one process: eight models, or numbers of threads, would reach the default.
+    @torch._dynamo.config.patch(recompile_limit=64)
     def __call__(self, input_ids: Tensor, cache: KVCache | None = None, attention_mask: Tensor | None = None,
                  logits_to_keep: int = 0) -> Tensor:
         """As `Exaone4.forward`."""
@@ -99,23 +100,14 @@ class FastCPU:
             x = self.after(x, attention(q, keys, values, positions, None, attn.window), after, eps)
         return self.head(x, self.head_weight, self.model.norm.weight.detach(), eps)
 
-    def record(self, step, cache):
-        """Nothing to record: a step runs as it is."""
-        return step
-
-
-def as_weight(module) -> tuple[Tensor, ...]:
-    """The tensors of a linear layer or an embedding, as `matvec` takes them."""
-    return (module.weight, module.scale) if hasattr(module, "scale") else (module.weight.detach(),)
-
 
 def layer_weights(layer) -> tuple[list, list]:
     """What `before_attention` and what `after_attention` reads of a layer."""
     attn, mlp = layer.self_attn, layer.mlp
-    return ([as_weight(attn.q_proj), as_weight(attn.k_proj), as_weight(attn.v_proj),
+    return ([kernel_form(attn.q_proj), kernel_form(attn.k_proj), kernel_form(attn.v_proj),
              attn.q_norm.weight.detach(), attn.k_norm.weight.detach()],
-            [as_weight(attn.o_proj), layer.post_attention_layernorm.weight.detach(), as_weight(mlp.gate_proj),
-             as_weight(mlp.up_proj), as_weight(mlp.down_proj), layer.post_feedforward_layernorm.weight.detach()])
+            [kernel_form(attn.o_proj), layer.post_attention_layernorm.weight.detach(), kernel_form(mlp.gate_proj),
+             kernel_form(mlp.up_proj), kernel_form(mlp.down_proj), layer.post_feedforward_layernorm.weight.detach()])
 
 
 def check_compiler():

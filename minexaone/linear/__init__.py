@@ -1,1 +1,30 @@
-"""What may stand in the place of `nn.Linear`; the only place that reads a projection's weight."""
+"""What may stand in the place of `nn.Linear`. Only these files read a projection's weight.
+
+All others call the module, or ask for its kernel form here.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minexaone.linear.int8 import Int8Embedding, Int8Linear
+
+
+def kernel_form(module: nn.Module) -> tuple[Tensor, ...]:
+    """What a kernel needs to compute what the module does: (weight [out, in],) of a linear layer without bias or of an
+    embedding, (int8 weight, scale [out]) of one in 8 bits. Raises ValueError for anything else.
+    """
+    changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    if type(module) in (Int8Linear, Int8Embedding) and not changed:
+        return module.weight, module.scale
+    if type(module) in (nn.Linear, nn.Embedding) and not changed and getattr(module, "bias", None) is None:
+        return (module.weight.detach(),)
+    raise ValueError(f"a {type(module).__name__}{' with hooks' if changed else ''} has no kernel form")
+
+
+@torch.no_grad()
+def fuse(*linears: nn.Linear) -> Tensor:
+    """One weight [sum of out, in] for several projections of the same input; theirs become views of it."""
+    joined = torch.cat([weight for linear in linears for weight in kernel_form(linear)])
+    for linear, part in zip(linears, joined.split([linear.out_features for linear in linears]), strict=True):
+        linear.weight.data = part  # the parameter stays the same object: an optimizer may hold it
+    return joined

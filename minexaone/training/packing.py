@@ -4,13 +4,15 @@ A document is a list of token ids with a weight for each token: how much predict
 1 for a reply's). Rows have one size, so that a GPU meets the same shapes at every step.
 """
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minexaone.model import Attention, DecoderLayer, Exaone4, apply_rope, attention
+from minexaone.fast.varlen import varlen_attention
+from minexaone.model import Exaone4, attention
 
 
 @dataclass
@@ -109,10 +111,7 @@ def _pack_row(row, tokens):
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int | None) -> Tensor:
     """Causal attention of q [N, H, D] and k, v [N, KV, D], each document to itself; returns [N, H, D]."""
     if q.is_cuda:
-        # The operator behind torch.nn.attention.varlen.varlen_attn, whose arguments differ between versions.
-        return torch.ops.aten._flash_attention_forward(
-            q, k, v, starts, starts, longest, longest, 0.0, True, False,
-            window_size_left=-1 if window is None else window - 1, window_size_right=0)[0]
+        return varlen_attention(q, k, v, starts, starts, longest, longest, window)
     out = []
     for start, end in zip(starts.tolist(), starts.tolist()[1:], strict=False):
         if end > start:
@@ -122,25 +121,9 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: i
     return torch.cat(out)
 
 
-def packed_layer(layer: DecoderLayer, x: Tensor, cos: Tensor, sin: Tensor, starts: Tensor, longest: int) -> Tensor:
-    """`DecoderLayer.forward` for packed tokens x [N, hidden_size]."""
-    x = x + layer.post_attention_layernorm(_attend(layer.self_attn, x, cos, sin, starts, longest))
-    return x + layer.post_feedforward_layernorm(layer.mlp(x))
-
-
-def _attend(attn: Attention, x, cos, sin, starts, longest):
-    N = len(x)
-    q = attn.q_norm(attn.q_proj(x).view(N, -1, attn.head_dim))  # [N, H, D]
-    k = attn.k_norm(attn.k_proj(x).view(N, -1, attn.head_dim))  # [N, KV, D]
-    v = attn.v_proj(x).view(N, -1, attn.head_dim)
-    if attn.has_rope:
-        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-    return attn.o_proj(packed_attention(q, k, v, starts, longest, attn.window).reshape(N, -1))
-
-
-def target_logprobs(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities [N] of the targets, in float32, from the last hidden states [N, hidden_size]."""
-    return -F.cross_entropy(F.linear(x, head).float(), targets, reduction="none")
+def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities [N] of the targets, in float32, from logits [N, vocab_size]."""
+    return -F.cross_entropy(logits.float(), targets, reduction="none")
 
 
 class PackedModel(nn.Module):
@@ -151,21 +134,20 @@ class PackedModel(nn.Module):
 
     def __init__(self, model: Exaone4, compiled=False):
         super().__init__()
-        self.model = model
-        self.layer = torch.compile(packed_layer) if compiled else packed_layer
-        self.logprobs = torch.compile(target_logprobs) if compiled else target_logprobs
+        self.model, self.logprobs = model, target_logprobs
+        if compiled:  # in modules of our own around the same parameters, so that the caller's model stays as it is
+            self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
+            for layer in self.model.layers:
+                layer.forward = torch.compile(layer.forward)
+            self.logprobs = torch.compile(target_logprobs)
 
     def forward(self, batch: Packed) -> Tensor:
         """Log-probabilities [N], float32."""
-        model = self.model
-        x = model.embed_tokens(batch.ids)
-        model.frequencies = model.frequencies.to(x.device)
-        angles = batch.positions[:, None, None] * model.frequencies  # [N, 1, D / 2]
-        cos, sin = angles.cos().type_as(x), angles.sin().type_as(x)
-        for layer in model.layers:
-            x = self.layer(layer, x, cos, sin, batch.starts, batch.longest)
-        head = model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
-        return self.logprobs(model.norm(x), head, batch.targets)
+        def attend(attn, q, k, v):
+            return packed_attention(q, k, v, batch.starts, batch.longest, attn.window)
+
+        return self.logprobs(self.model.head(self.model.hidden_states(batch.ids, batch.positions, attend)),
+                             batch.targets)
 
 
 def likelihood_loss(logprobs: Tensor, batch: Packed) -> Tensor:

@@ -1,0 +1,253 @@
+"""The Triton kernels of the fast path on CUDA: each one does in one pass what would be many launches.
+
+Two rules of "programmatic dependent launch", by which a kernel starts while the one before it still runs: it says so
+(gdc_launch_dependents), and what stands before gdc_wait may only read what no kernel of the same step writes.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def embed(ids, table, x, y, length, frequencies, rope, K: tl.constexpr, PAD: tl.constexpr, HALF: tl.constexpr):
+    """Start a step: x = table[id], y = 0, the angles of this position; one program a row."""
+    row = tl.program_id(0)
+    k = tl.arange(0, PAD)
+    token = tl.load(ids + row)
+    tl.store(x + row * K + k, tl.load(table + token * K + k, mask=k < K), mask=k < K)
+    tl.store(y + row * K + k, tl.zeros([PAD], tl.float32), mask=k < K)
+    i = tl.arange(0, HALF)
+    angle = tl.load(length + row).to(tl.float32) * tl.load(frequencies + i)
+    tl.store(rope + row * 2 * HALF + i, tl.cos(angle))
+    tl.store(rope + row * 2 * HALF + HALF + i, tl.sin(angle))
+
+
+@triton.jit
+def gemv(x, w, out, y, norm, x_new, eps, N, K: tl.constexpr, PAD: tl.constexpr, NORM: tl.constexpr,
+          SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """out[n] = w[n] · x for one token; with NORM of x + RMSNorm(y), which is the residual stream after a block; with
+    SILU out[n] = silu(w[n] · x) (w[N + n] · x)."""
+    if PDL:
+        gdc_launch_dependents()
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, BLOCK)
+    at = w + n.to(tl.int64)[:, None] * K + k[None, :]
+    rows = (n < N)[:, None]
+    a = tl.load(at, mask=rows & (k < K)[None, :], other=0.0)
+    if SILU:
+        b = tl.load(at + N * K, mask=rows & (k < K)[None, :], other=0.0)
+    if PDL:
+        gdc_wait()  # all above reads weights only, so it need not wait for the kernel that makes x
+    if NORM:
+        j = tl.arange(0, PAD)
+        whole = tl.load(y + j, mask=j < K, other=0.0).to(tl.float32)
+        scale = tl.rsqrt(tl.sum(whole * whole) / K + eps)
+    sum_a = tl.zeros([ROWS, BLOCK], tl.float32)
+    sum_b = tl.zeros([ROWS, BLOCK], tl.float32)
+    for start in range(0, K, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        value = tl.load(x + k, mask=k < K, other=0.0)
+        if NORM:
+            normed = (tl.load(y + k, mask=k < K, other=0.0).to(tl.float32) * scale).to(value.dtype)
+            value = value + normed * tl.load(norm + k, mask=k < K, other=0.0)
+            if tl.program_id(0) == 0:
+                tl.store(x_new + k, value, mask=k < K)
+        value = value.to(tl.float32)[None, :]
+        sum_a += a.to(tl.float32) * value
+        if SILU:
+            sum_b += b.to(tl.float32) * value
+        if start + BLOCK < K:
+            more = rows & (k + BLOCK < K)[None, :]
+            a = tl.load(at + start + BLOCK, mask=more, other=0.0)
+            if SILU:
+                b = tl.load(at + N * K + start + BLOCK, mask=more, other=0.0)
+    result = tl.sum(sum_a, 1)
+    if SILU:
+        result = result.to(out.dtype.element_ty).to(tl.float32)
+        result = (result * tl.sigmoid(result)).to(out.dtype.element_ty).to(tl.float32) * tl.sum(sum_b, 1)
+    tl.store(out + n, result, mask=n < N)
+
+
+@triton.jit
+def look(q, k, v, seen, scale, best, total, acc):
+    """Take the keys and values of one block into the running softmax: largest score, sum of weights, weighted sum."""
+    scores = tl.where(seen[None, :], tl.dot(q, tl.trans(k)) * scale, float("-inf"))
+    higher = tl.maximum(best, tl.max(scores, 1))
+    finite = tl.where(higher == float("-inf"), 0.0, higher)  # -inf: nothing seen yet
+    shrink, p = tl.exp2(best - finite), tl.exp2(scores - finite[:, None])
+    return higher, total * shrink + tl.sum(p, 1), acc * shrink[:, None] + tl.dot(p.to(v.dtype), v)
+
+
+@triton.jit
+def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counter, eps, size, scale,
+            KV: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr,
+            SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """Attention of one new token a row; program (row and key head, split) looks at one stretch of the cache.
+
+    qkv [B, (G KV + 2 KV) D] as projected; QK-norm and RoPE are applied here. The first split takes the new key and
+    value and stores them in their slot of keys, values [B, KV, size, D]; the one that ends last joins the splits.
+    """
+    if PDL:
+        gdc_launch_dependents()
+    head, split = tl.program_id(0), tl.program_id(1)
+    row, kv = head // KV, head % KV
+    position = tl.load(length + row)
+    slot = position % size  # of the new token; what it holds until then has left the window
+    used = tl.minimum(position, size)
+    chunk = tl.maximum(tl.cdiv(tl.cdiv(used, SPLITS), BLOCK), 1) * BLOCK
+    active = tl.maximum(tl.cdiv(used, chunk), 1)
+    if split >= active:
+        return
+    start = split * chunk
+    end = tl.minimum(start + chunk, used)
+    d, base = tl.arange(0, D), head.to(tl.int64) * size * D
+    slots = start + tl.arange(0, BLOCK)
+    k = tl.load(keys + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
+    v = tl.load(values + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
+    HALF: tl.constexpr = D // 2
+    i = tl.arange(0, HALF)
+    cos, sin = tl.load(rope + row * D + i).to(tl.float32), tl.load(rope + row * D + HALF + i).to(tl.float32)
+    if PDL:
+        gdc_wait()  # all above was there before this step began
+
+    dtype = qkv.dtype.element_ty
+    qkv += row * (G * KV + 2 * KV) * D
+    g = tl.arange(0, 16)  # the G query heads of this key head, padded to the smallest matrix product
+    at = qkv + (kv * G + g)[:, None] * D + i[None, :]
+    q1 = tl.load(at, mask=(g < G)[:, None], other=0.0).to(tl.float32)
+    q2 = tl.load(at + HALF, mask=(g < G)[:, None], other=0.0).to(tl.float32)
+    factor = tl.rsqrt((tl.sum(q1 * q1, 1) + tl.sum(q2 * q2, 1)) / D + eps)[:, None]
+    q1 = ((q1 * factor).to(dtype) * tl.load(q_norm + i)[None, :]).to(tl.float32)
+    q2 = ((q2 * factor).to(dtype) * tl.load(q_norm + HALF + i)[None, :]).to(tl.float32)
+    if ROPE:
+        q1, q2 = q1 * cos[None, :] - q2 * sin[None, :], q2 * cos[None, :] + q1 * sin[None, :]
+    q = tl.reshape(tl.permute(tl.join(q1, q2), (0, 2, 1)), (16, D)).to(dtype)
+
+    best = tl.full([16], float("-inf"), tl.float32)
+    total = tl.zeros([16], tl.float32)
+    acc = tl.zeros([16, D], tl.float32)
+    if split == 0:
+        new_k = qkv + (G * KV + kv) * D + i
+        k1, k2 = tl.load(new_k).to(tl.float32), tl.load(new_k + HALF).to(tl.float32)
+        norm = tl.rsqrt((tl.sum(k1 * k1) + tl.sum(k2 * k2)) / D + eps)
+        k1 = ((k1 * norm).to(dtype) * tl.load(k_norm + i)).to(tl.float32)
+        k2 = ((k2 * norm).to(dtype) * tl.load(k_norm + HALF + i)).to(tl.float32)
+        if ROPE:
+            k1, k2 = k1 * cos - k2 * sin, k2 * cos + k1 * sin
+        new_v = tl.load(qkv + (G * KV + KV + kv) * D + d)
+        tl.store(keys + base + slot * D + i, k1)
+        tl.store(keys + base + slot * D + HALF + i, k2)
+        tl.store(values + base + slot * D + d, new_v)
+        best = (tl.sum(q1 * k1[None, :], 1) + tl.sum(q2 * k2[None, :], 1)) * scale
+        total += 1.0
+        acc += new_v.to(tl.float32)[None, :]
+    best, total, acc = look(q, k, v, (slots < end) & (slots != slot), scale, best, total, acc)
+    for first in range(start + BLOCK, end, BLOCK):
+        slots = first + tl.arange(0, BLOCK)
+        k = tl.load(keys + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
+        v = tl.load(values + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
+        best, total, acc = look(q, k, v, (slots < end) & (slots != slot), scale, best, total, acc)
+
+    if active == 1:
+        tl.store(out + (row * KV * G + kv * G + g)[:, None] * D + d[None, :], acc / total[:, None],
+                 mask=(g < G)[:, None])
+        return
+    # partial [SPLITS, GP, D + 2] for each row and key head: weighted sum, largest score, sum of weights
+    mine = partial + (head * SPLITS + split) * GP * (D + 2) + g * (D + 2)
+    tl.store(mine[:, None] + d[None, :], acc, mask=(g < GP)[:, None])
+    tl.store(mine + D, best, mask=g < GP)
+    tl.store(mine + D + 1, total, mask=g < GP)
+    tl.debug_barrier()
+    if tl.atomic_add(counter + head, 1) == active - 1:
+        tl.store(counter + head, 0)
+        s, h = tl.arange(0, SPLITS)[:, None], tl.arange(0, GP)
+        parts = partial + (head * SPLITS + s) * GP * (D + 2) + h[None, :] * (D + 2)
+        highest = tl.load(parts + D, mask=s < active, other=float("-inf"))  # [SPLITS, GP]
+        weight = tl.exp2(highest - tl.max(highest, 0)[None, :])
+        whole = tl.sum(weight * tl.load(parts + D + 1, mask=s < active, other=0.0), 0)
+        sums = tl.load(parts[:, :, None] + d[None, None, :], mask=(s < active)[:, :, None], other=0.0)
+        result = tl.sum(sums * weight[:, :, None], 0) / whole[:, None]
+        tl.store(out + (row * KV * G + kv * G + h)[:, None] * D + d[None, :], result, mask=(h < G)[:, None])
+
+
+@triton.jit
+def finish(x, y, inner, outer, out, length, eps, K: tl.constexpr, PAD: tl.constexpr, PDL: tl.constexpr):
+    """End a step: out = RMSNorm(x + RMSNorm(y)), and one token more is in the cache; one program a row."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0)
+    k = tl.arange(0, PAD)
+    inside = k < K
+    value = tl.load(x + row * K + k, mask=inside, other=0.0)
+    for norm in tl.static_range(2):
+        if norm == 0:
+            v = tl.load(y + row * K + k, mask=inside, other=0.0).to(tl.float32)
+        else:
+            v = value.to(tl.float32)
+        v = (v * tl.rsqrt(tl.sum(v * v) / K + eps)).to(value.dtype)
+        if norm == 0:
+            value += v * tl.load(inner + k, mask=inside, other=0.0)
+        else:
+            value = v * tl.load(outer + k, mask=inside, other=0.0)
+    tl.store(out + row * K + k, value, mask=inside)
+    tl.store(length + row, tl.load(length + row) + 1)
+
+
+@triton.jit
+def add_norm(x, y, norm, eps, K: tl.constexpr, PAD: tl.constexpr):
+    """x += RMSNorm(y), for many tokens; one program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, PAD)
+    inside = k < K
+    value = tl.load(y + row * K + k, mask=inside, other=0.0).to(tl.float32)
+    value = (value * tl.rsqrt(tl.sum(value * value) / K + eps)).to(x.dtype.element_ty)
+    value = tl.load(x + row * K + k, mask=inside) + value * tl.load(norm + k, mask=inside)
+    tl.store(x + row * K + k, value, mask=inside)
+
+
+@triton.jit
+def silu_mul(gate_up, out, K: tl.constexpr, BLOCK: tl.constexpr):
+    """out = silu(gate) up, for many tokens; gate_up [tokens, 2 K]."""
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(gate_up + row * 2 * K + k, mask=k < K).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * K + K + k, mask=k < K)
+    gate = (gate * tl.sigmoid(gate)).to(up.dtype)
+    tl.store(out + row * K + k, gate * up, mask=k < K)
+
+
+@triton.jit
+def norm_rope(qkv, q_norm, k_norm, cos, sin, positions, rows, last, keys, values, eps, size, H: tl.constexpr,
+               KV: tl.constexpr, PAD: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr):
+    """QK-norm and RoPE of qkv [tokens, (H + 2 KV) D] in place, and keys and values into their cache slots.
+
+    One program for the query heads of a token and one for its key heads.
+    """
+    token, is_key = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    HALF: tl.constexpr = D // 2
+    h, d = tl.arange(0, PAD), tl.arange(0, HALF)
+    heads = (h < tl.where(is_key == 1, KV, H))[:, None]
+    at = qkv + token * (H + 2 * KV) * D + (h + is_key * H)[:, None] * D + d[None, :]
+    a, b = tl.load(at, mask=heads, other=0.0), tl.load(at + HALF, mask=heads, other=0.0)
+    dtype = a.dtype
+    a, b = a.to(tl.float32), b.to(tl.float32)
+    factor = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / D + eps)[:, None]
+    weight = k_norm if is_key else q_norm
+    a = ((a * factor).to(dtype) * tl.load(weight + d)[None, :]).to(tl.float32)
+    b = ((b * factor).to(dtype) * tl.load(weight + HALF + d)[None, :]).to(tl.float32)
+    if ROPE:
+        c = tl.load(cos + token * HALF + d)[None, :].to(tl.float32)
+        s = tl.load(sin + token * HALF + d)[None, :].to(tl.float32)
+        a, b = a * c - b * s, b * c + a * s
+    tl.store(at, a, mask=heads)
+    tl.store(at + HALF, b, mask=heads)
+    if is_key:
+        position, row = tl.load(positions + token), tl.load(rows + token)
+        if position > tl.load(last + row) - size:
+            to = ((row * KV + h) * size + position % size).to(tl.int64)[:, None] * D + d[None, :]
+            tl.store(keys + to, a, mask=heads)
+            tl.store(keys + to + HALF, b, mask=heads)
+            tl.store(values + to, tl.load(at + KV * D, mask=heads), mask=heads)
+            tl.store(values + to + HALF, tl.load(at + KV * D + HALF, mask=heads), mask=heads)

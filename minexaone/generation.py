@@ -1,0 +1,199 @@
+"""From logits to text: reading prompts, choosing one id after the other, knowing when to end.
+
+`model` is an `Exaone4`, which has these functions as methods, or anything like it: with `config`, `device`, `new_cache`
+and `fast`, and called with ids and a cache to give logits. Shapes in comments: B rows, V vocabulary.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from minexaone.checks import as_rows, check_generation
+from minexaone.threads import threads_for
+
+PREFILL_CHUNK = 8192  # tokens of a prompt at once: bounds the memory of activations
+NOT_FINITE = -1  # in place of an id
+
+
+def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_tokens: int = 256,
+             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
+             seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
+             think_end_id: int | None = None, close_ids: Sequence[int] = ()) -> list[int] | list[list[int]]:
+    """The new ids of one prompt, or of each in a batch of unequal lengths; options as in `stream`.
+
+    Every row is what it would be alone, up to rounding; with a seed, row n draws as `stream(..., seed=seed + n)`.
+    """
+    rows, single = as_rows(prompts)
+    steps = list(stream(model, rows, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                        presence_penalty=presence_penalty, seed=seed, stop_ids=stop_ids,
+                        reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids))
+    replies = [[id for id in row if id is not None] for row in zip(*steps, strict=True)]
+    return replies[0] if single else replies
+
+
+@torch.inference_mode()
+def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_tokens: int = 256,
+           temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
+           seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
+           think_end_id: int | None = None, close_ids: Sequence[int] = ()) -> Iterator[int | list[int | None]]:
+    """Yield the ids that follow a prompt as they are drawn, the stop id included; of a batch, a list with one id for
+    each row, None for rows that have ended.
+
+    prompts: ids, or a list of prompts, as lists, tuples, arrays or tensors; or what a tokenizer of transformers gives.
+    max_new_tokens: how many at most. temperature: 0 is greedy. top_k: sample from the k likeliest; 0 is all. top_p: and
+    of these from the fewest that reach this probability. presence_penalty: subtracted once from the logit of every id
+    already generated. seed: an integer makes the draws repeatable. stop_ids: end after one of these (None: the
+    checkpoint's). reasoning_budget: after so many ids without `think_end_id`, `close_ids` are written, which close the
+    thinking, and the answer follows (None: no limit).
+    Raises ValueError for a prompt or an option that cannot be used, and RuntimeError if the model's logits are not
+    finite. The sampling options are as vLLM and the OpenAI API define them.
+    """
+    prompts, single = as_rows(prompts)
+    check_generation(model.config, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+                     top_p=top_p, presence_penalty=presence_penalty, seed=seed, stop_ids=stop_ids,
+                     reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids)
+    stop_ids = model.config.stop_ids if stop_ids is None else stop_ids
+    room = [min(max_new_tokens, model.config.max_position_embeddings - len(prompt)) for prompt in prompts]
+    rows = [Row(left, stop_ids, reasoning_budget, think_end_id, close_ids) for left in room]
+    choose = Sampler(model, len(rows), max(room), temperature, top_k, top_p, presence_penalty, seed)
+    cache, forward = model.new_cache(max(map(len, prompts)) + max(room)), model
+    with threads_for(model, sum(map(len, prompts))):
+        if model.fast:
+            forward = model.fast.renewed()
+        ids = choose(prefill(forward, prompts, cache, model.device))
+
+    def step():  # touches tensors only, always the same ones, so that a fast path can record and replay it
+        choose.note(ids)
+        ids.copy_(choose(forward(ids, cache)))
+
+    if model.fast and forward.count:
+        step = captured(step, partial(forward.count, cache, len(rows)))
+    while True:
+        drawn = ids[:, 0].tolist()
+        if any(id == NOT_FINITE and row.running for id, row in zip(drawn, rows, strict=True)):
+            raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or \"float32\", "
+                               "whose range is wider than float16's; if that does not help, its weights are damaged")
+        new = [row.take(id) if row.running else None for id, row in zip(drawn, rows, strict=True)]
+        for n, id in enumerate(new):
+            if id not in (None, drawn[n]) or drawn[n] == NOT_FINITE:  # forced, or of a row that has ended
+                ids[n, 0] = id or 0
+        yield new[0] if single else new
+        if not any(row.running for row in rows):
+            return
+        with threads_for(model, len(rows)):
+            step()
+
+
+def prefill(forward, prompts: list[list[int]], cache, device: torch.device) -> Tensor:
+    """Read the prompts into an empty cache, a chunk at a time; returns the logits [B, 1, V] of what follows them.
+
+    Rows are padded on the left, so that all end in one column.
+    """
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    chunk = getattr(forward, "prefill_chunk", PREFILL_CHUNK)
+    for part, kept in zip(ids.split(chunk, 1), mask.split(chunk, 1), strict=True):
+        logits = forward(part, cache, kept, logits_to_keep=1)
+    return logits
+
+
+def captured(step: Callable, count: Callable) -> Callable:
+    """`step` as a CUDA graph: a function whose first call runs it as it is, which compiles kernels, and records it.
+
+    Later calls replay the record, and `count()` counts what a step counts on the host, where a graph does nothing.
+    """
+    graph = None
+
+    def replay():
+        nonlocal graph
+        if graph is None:
+            step()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+        else:
+            count()
+            graph.replay()
+
+    return replay
+
+
+@dataclass
+class Row:
+    """The reply to one prompt as it grows: when it ends, and which ids stand in it whatever was drawn.
+
+    room: how many ids it may still have. budget: how many before its thinking is closed; None: no limit.
+    """
+
+    room: int
+    stop_ids: Collection[int]
+    budget: int | None
+    think_end_id: int | None
+    close_ids: Sequence[int]
+    forced: deque[int] = field(default_factory=deque)
+    running: bool = True
+
+    def take(self, drawn: int) -> int:
+        """The next id: the drawn one, or one of `close_ids` where the budget is used up."""
+        if self.budget == 0:
+            self.forced, self.budget = deque(self.close_ids), None
+        id = self.forced.popleft() if self.forced else drawn
+        if self.budget is not None:
+            self.budget = None if id == self.think_end_id else self.budget - 1
+        self.room -= 1
+        self.running = self.room > 0 and id not in self.stop_ids
+        return id
+
+
+class Sampler:
+    """Chooses the next id of every row, [B, 1], from logits [B, 1, V]; `NOT_FINITE` where they are no numbers.
+
+    One uniform number for each row and step, made on the CPU, decides each draw: the same on every device and in every
+    batch.
+    """
+
+    def __init__(self, model, rows: int, steps: int, temperature, top_k, top_p, presence_penalty, seed):
+        self.options, self.penalty = (temperature, top_k, top_p), presence_penalty
+        seed = torch.Generator().seed() % 2**62 if seed is None else seed
+        self.draws = torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(seed + row))
+                                  for row in range(rows)]).to(model.device)
+        self.step = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
+        self.seen = torch.zeros(rows, model.config.vocab_size, dtype=torch.bool, device=model.device)
+
+    def note(self, ids: Tensor):
+        """These ids [B, 1] have been written: the presence penalty counts them from now on."""
+        if self.penalty:
+            self.seen.scatter_(1, ids, True)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        logits = logits[:, -1] - self.penalty * self.seen if self.penalty else logits[:, -1]
+        chosen = sample(logits, self.draws.gather(1, self.step)[:, 0], *self.options)
+        self.step += 1
+        low, high = logits.aminmax(dim=-1)  # NaN if one is NaN
+        return torch.where(low - high > -math.inf, chosen, NOT_FINITE)[:, None]
+
+
+def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Choose one id per row of logits [B, vocab_size] with uniform numbers draw [B] in [0, 1); returns [B].
+
+    Order as in vLLM: temperature, then the top_k likeliest, then of what they hold the fewest ids that reach top_p.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    # From the largest down, so that nothing overflows however small the temperature is.
+    below = logits.float() - logits.float().amax(-1, keepdim=True)
+    probs, ids = (below / max(temperature, torch.finfo(torch.float32).tiny)).softmax(-1), None
+    if top_k or top_p < 1:
+        probs, ids = probs.topk(min(top_k or math.inf, logits.shape[-1]))
+        before = probs.cumsum(-1) - probs  # what the likelier ones hold
+        probs = probs.masked_fill((before >= top_p * probs.sum(-1, keepdim=True)) & (before > 0), 0)
+    cumulative = probs.cumsum(-1)
+    limit = cumulative[:, -1:] * (1 - 2**-23)  # just below the sum, to which rounding must not lift a draw
+    chosen = torch.searchsorted(cumulative, torch.minimum(draw[:, None] * cumulative[:, -1:], limit), right=True)
+    return (chosen if ids is None else ids.gather(1, chosen))[:, 0]
