@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_packing import random_documents, small_model
 
-from minexaone.scoring.rollouts import Rollout, language_kept, split_reply
-from minexaone.tasks import Example, sample
+from minexaone.chat import Chat
+from minexaone.reply import Reply, ToolCall
+from minexaone.scoring.evaluate import mode_kept
+from minexaone.scoring.rollouts import Rollout, language_kept, roll_out
+from minexaone.tasks import Example, sample, verify
 from minexaone.training.agapo import (
     agapo_advantages,
     agapo_loss,
@@ -193,7 +197,9 @@ def example(**changes):
 
 
 def rollout(content, reward, length):
-    return Rollout(example(), [1], [0] * length, "", content, reward)
+    """One whose content is None is cut off."""
+    reply = Reply(content=content or "", finish_reason="length" if content is None else "stop")
+    return Rollout(example(), [1], [0] * length, reply, reward)
 
 
 def test_pairs():
@@ -212,7 +218,11 @@ def test_pairs():
     ("The answer to 2 + 2 is 4.", 4), ("the answer to 2 + 2 is 4", 3), ("2 더하기 2는 4예요.", 3), ("", 0), (None, 0),
     ("Four!", 3), ("I cannot say.", 3), ("The sum of 2 and 2 is 4.\nThe sum of 2 and 2 is 4.", 3)])
 def test_judge(content, score):
-    assert judge(example(), content) == score
+    assert judge(example(), rollout(content, 0.0, 9).reply) == score
+
+
+def test_the_judge_asks_no_sentence_of_a_call():
+    assert judge(example(), Reply(tool_calls=[ToolCall("add", {"a": 2})])) == 4
 
 
 def test_no_reply_that_training_shows_rambles():
@@ -228,8 +238,35 @@ def test_quotations_and_spelled_letters_have_no_language(content, reward, kept):
     assert language_kept(rollout(content, reward, 9)) == kept
 
 
-@pytest.mark.parametrize("text, reasoning, parts", [
-    ("a\n</think>\n\nb[|endofturn|]", True, ("a", "b")), ("b[|endofturn|]", False, ("", "b")),
-    ("a thought without end[|endofturn|]", True, ("a thought without end", None)), ("cut", False, ("cut", None))])
-def test_a_reply_taken_apart(text, reasoning, parts):
-    assert split_reply(text, reasoning) == parts
+@pytest.mark.parametrize("control", [True, False])
+def test_a_call_is_rewarded_where_chat_would_run_it(toy_tokenizer, control):
+    """Spelled with ordinary tokens it looks the same as text, and calls nothing."""
+    asked = sample(Random(0), task="call", language="en", reasoning=False)
+    ids = [*toy_tokenizer.encode(asked.text, parse_special=control), toy_tokenizer.eos_token_id]
+    assert toy_tokenizer.decode(ids) == asked.text + "[|endofturn|]"
+
+    class Script:
+        config = SimpleNamespace(stop_ids=[toy_tokenizer.eos_token_id], max_position_embeddings=10_000)
+
+        def generate(self, prompts, **options):
+            return [ids for _ in prompts]
+
+        def stream(self, prompt, **options):
+            return iter(ids)
+
+    (found,) = roll_out(Script(), toy_tokenizer, [asked], 0, 99)
+    assert found.reward == control and (found.reply == asked.answer) == control
+    assert bool(Chat(Script(), toy_tokenizer, max_rounds=0).send("go").tool_calls) == control
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "thinking", "tool_limit"])
+def test_a_reply_that_did_not_end_is_never_right(finish_reason):
+    asked = sample(Random(1), task="sums", reasoning=True)
+    assert verify(asked, asked.answer) and not verify(asked, replace(asked.answer, finish_reason=finish_reason))
+
+
+@pytest.mark.parametrize("reply, kept", [
+    (Reply("2 and 2", "4"), True), (Reply("", "4"), False), (Reply("2 and 2", "4", [], "length"), False),
+    (Reply("4", "", [], "thinking"), False)])
+def test_the_mode_is_kept_if_thinking_is_there_and_ends(reply, kept):
+    assert mode_kept(Rollout(example(), [1], [0], reply, 0.0)) == kept

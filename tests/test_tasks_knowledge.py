@@ -5,8 +5,9 @@ from random import Random
 
 import pytest
 
+from minexaone.tasks import verify
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases
-from minexaone.tasks.knowledge import HOP_MAKERS, RELATIONS, expect, facts, meaning, pairs, verify, words
+from minexaone.tasks.knowledge import HOP_MAKERS, RELATIONS, expect, facts, meaning, pairs, words
 
 
 @pytest.fixture(scope="module")

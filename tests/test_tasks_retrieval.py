@@ -5,9 +5,9 @@ from random import Random
 
 import pytest
 
-from minexaone.tasks import retrieval
+from minexaone.tasks import retrieval, verify
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases
-from minexaone.tasks.retrieval import FRAMES, document, draw_needles, haystack, needle, niah, verify
+from minexaone.tasks.retrieval import FRAMES, document, draw_needles, haystack, needle, niah
 
 SECRETS = re.compile("secret number|code word|비밀 숫자|암호|número secreto|palabra secreta")
 

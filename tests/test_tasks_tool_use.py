@@ -3,23 +3,15 @@
 import json
 from collections import defaultdict
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
-from minexaone.tasks import sample
+from minexaone.reply import Reply, ToolCall, read_reply
+from minexaone.scoring.evaluate import run_episodes
+from minexaone.tasks import sample, verify
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases, say, user
-from minexaone.tasks.tool_use import (
-    TASKS,
-    Episode,
-    answers,
-    calls,
-    episode,
-    parse_calls,
-    sentences,
-    tools,
-    valid_calls,
-    verify,
-)
+from minexaone.tasks.tool_use import TASKS, Episode, answers, calls, episode, sentences, tools, valid_calls
 from minexaone.tasks.tool_use.verify import SUM
 
 CASES = [(name, language, level) for name, task in TASKS.items() for language in LANGUAGES
@@ -39,9 +31,9 @@ def examples():
     return drawn
 
 
-def written(calls):
-    """Calls as the model writes them."""
-    return "\n".join(f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>" for call in calls)
+def calling(*calls):
+    """A reply that makes calls."""
+    return Reply(tool_calls=[ToolCall(**call) for call in calls])
 
 
 def known_names(example):
@@ -53,10 +45,10 @@ def known_names(example):
 def test_every_reference_reply_is_right_and_valid_and_another_ones_is_wrong(examples):
     replies = defaultdict(list)
     for e in examples["train"] + examples["test"]:
-        assert verify(e, e.text), e
-        assert valid_calls(e, e.text), e
-        assert not verify(e, "") and not verify(e, "?") and not verify(e, e.text + "</tool_call>"), e
-        replies[e.task, e.language].append(e.text)
+        assert verify(e, e.answer) and valid_calls(e, e.answer), e
+        assert not verify(e, "") and not verify(e, "?") and not verify(e, e.answer.content + "</tool_call>"), e
+        assert verify(e, e.text) == (not e.answer.tool_calls), e  # spelled calls are none
+        replies[e.task, e.language].append(e.answer)
     rng = Random(1)
     for task in TASKS:
         drawn = [e for e in examples["train"] if e.task == task]
@@ -81,20 +73,27 @@ def test_replies_are_in_the_language_of_the_question(examples):
     ('{"name": "roll", "arguments": {"n": 6}}|{"name": "roll", "arguments": {"n": 6}}', False),
     ('{"name": "rol", "arguments": {"n": 6}}|{"name": "roll", "arguments": {"n": 20}}', False),
     ('{"name": "roll", "arguments": {"n": 6}|{"name": "roll", "arguments": {"n": 20}}', False)])
-def test_calls_are_judged_as_json_in_any_order(reply, good):
+def test_calls_are_judged_as_json_in_any_order(toy_tokenizer, reply, good):
     calls = [{"name": "roll", "arguments": {"n": n}} for n in (6, 20)]
     example = Example("call", "en", 2, [], {}, {"calls": calls}, {})
-    text = "\n".join(f"<tool_call>{call}</tool_call>" for call in reply.split("|"))
-    assert verify(example, text) is good
+    text = "\n".join(f"<tool_call>{call}</tool_call>" for call in reply.split("|")) + "[|endofturn|]"
+    assert verify(example, read_reply(toy_tokenizer, toy_tokenizer.encode(text))) is good
+    assert not verify(example, read_reply(toy_tokenizer, toy_tokenizer.encode(text, parse_special=False)))
 
 
-@pytest.mark.parametrize("text, calls", [
-    ("Hello", []), ('<tool_call>{"name": "a", "arguments": {}}</tool_call>', [{"name": "a", "arguments": {}}]),
-    ('<tool_call>{"name": "a", "arguments": {}}', None), ("<tool_call>[]</tool_call>", None),
-    ('<tool_call>{"name": "a"}</tool_call>', None), ('<tool_call>{"name": 1, "arguments": {}}</tool_call>', None),
-    ('<tool_call>{"name": "a", "arguments": {"x": NaN}}</tool_call>', None)])
-def test_parsing_calls(text, calls):
-    assert parse_calls(text) == calls
+@pytest.mark.parametrize("control", [True, False])
+def test_a_tool_loop_runs_the_calls_that_chat_would_run(toy_tokenizer, control):
+    class Script:
+        config = SimpleNamespace(stop_ids=[toy_tokenizer.eos_token_id])
+
+        def generate(self, prompts, **options):
+            text = texts.pop(0)
+            return [[*toy_tokenizer.encode(text, parse_special=control), toy_tokenizer.eos_token_id] for _ in prompts]
+
+    for n in range(5):
+        run = episode(Random(n), "en", 2, True)
+        texts = [f"<tool_call>{json.dumps(call)}</tool_call>" for call, _ in run.script] + [run.reply]
+        assert run_episodes(Script(), toy_tokenizer, [run], False) == [control]
 
 
 @pytest.mark.parametrize("call, good", [
@@ -103,7 +102,7 @@ def test_parsing_calls(text, calls):
     ({"name": "rol", "arguments": {"n": 6}}, False)])
 def test_calls_are_valid_if_they_fit_the_schema(call, good):
     schema = tools.schema("roll", "Roll a dice.", {"n": {"type": "int"}})  # "int", as in the model card
-    assert valid_calls(Example("call", "en", 1, [], {}, {}, {}, tools=[schema]), written([call])) is good
+    assert valid_calls(Example("call", "en", 1, [], {}, {}, {}, tools=[schema]), calling(call)) is good
 
 
 @pytest.mark.parametrize("expected, reply, good", [
@@ -198,13 +197,14 @@ def test_levels_are_harder_and_harder(examples):
 def test_an_episode_can_be_run_to_its_end(language, test):
     rng, troubled = Random(2), 0
     for level in (1, 2, 3) * 15:
-        run, calls = episode(rng, language, level, test), []
+        run, made = episode(rng, language, level, test), []
         assert held_out(run.key) == test
         for call, result in run.script:
-            calls.append(call)
+            made.append(call)
             answered = run.respond(**call)
             assert answered == result
             troubled += isinstance(answered, dict) and "error" in answered
+        calls = calling(*made).tool_calls
         assert run.verify(run.reply, calls), run
         assert not run.verify(run.reply, calls[:-1]) and not run.verify("", calls)
         assert not run.verify(run.reply, calls + calls[-1:] * 3)
@@ -218,14 +218,16 @@ def test_a_call_that_fails_at_first_works_the_second_time():
     call = {"name": "a", "arguments": {}}
     run = Episode([user("?")], [], "en", 1, [(call, {"error": "busy"}), (call, 7)], "It is 7.", {"words": ["7"]}, "")
     assert [run.respond("a", {}) for _ in range(3)] == [{"error": "busy"}, 7, 7]
-    assert run.verify("It is 7.", [call, call]) and not run.verify("It is 7.", [call])
+    calls = calling(call, call).tool_calls
+    assert run.verify("It is 7.", calls) and not run.verify("It is 7.", calls[:1])
+    assert not run.verify("It is 7. <tool_call>{}</tool_call>", calls)
 
 
 def test_no_tool_and_no_call_without_a_fitting_one(examples):
     refusals = [e for e in examples["train"] if e.expected.get("mark") == "tool.none.mark"]
     assert len(refusals) > 20 and any(e.tools for e in refusals) and not all(e.tools for e in refusals)
     for e in refusals:
-        assert not verify(e, written([{"name": "roll", "arguments": {"n": 6}}]))
+        assert not verify(e, calling({"name": "roll", "arguments": {"n": 6}}))
 
 
 def test_calls_can_be_copied_from_what_the_model_reads(examples):

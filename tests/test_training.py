@@ -8,13 +8,20 @@ import pytest
 import torch
 
 from minexaone import Exaone4, Tokenizer
+from minexaone.reply import Reply
 from minexaone.scoring import evaluate, rollouts
 from minexaone.tasks import TASKS, sample
+from minexaone.tasks.base import plain
 from minexaone.training import agapo, compare, data, lab, report, ship
 from minexaone.training.__main__ import STAGES, main, train_all
-from minexaone.training.data import RATIO, needle, plain, sft_documents, turn_document, turn_ids
+from minexaone.training.data import RATIO, needle, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
 from minexaone.training.tokenizer import CONTROL
+
+
+def as_finished(tokenizer, ids, reasoning, stop_ids):
+    """Reads what a model that never ends a reply has written."""
+    return Reply(content=tokenizer.decode(ids))
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +29,8 @@ def run(tmp_path_factory):
     """A finished run. Its model learns next to nothing, so replies are rewarded by chance: half of them are "right"."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "split_reply", lambda text, reasoning: ("", text))
-        patch.setattr(rollouts, "verify", lambda example, content: len(content) % 2 == 0)
+        patch.setattr(rollouts, "read_reply", as_finished)
+        patch.setattr(rollouts, "verify", lambda example, reply: len(reply.content) % 2 == 0)
         train_all(Run(folder, PRESETS["smoke"], 0, torch.device("cpu")))
     return folder
 
@@ -255,8 +262,8 @@ def test_a_plain_page_has_no_control_tokens_and_a_needle_is_as_long_as_asked(tok
 def test_a_round_keeps_wrong_groups_and_drops_right_ones(run, tokenizer, monkeypatch):
     model = Exaone4.from_pretrained(run / "sft", device="cpu")
     rewards = iter([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
-    monkeypatch.setattr(rollouts, "verify", lambda example, content: next(rewards))
-    monkeypatch.setattr(rollouts, "split_reply", lambda text, reasoning: ("", text))
+    monkeypatch.setattr(rollouts, "verify", lambda example, reply: next(rewards))
+    monkeypatch.setattr(rollouts, "read_reply", as_finished)
     rng = Random(0)
     examples = [agapo.hard_example(rng) for _ in range(3)]
     rounds = agapo.Rollouts(model, model, tokenizer, examples, algorithm=agapo.AGAPO, queries=3, group=2, updates=1,
@@ -273,8 +280,8 @@ def test_a_round_keeps_wrong_groups_and_drops_right_ones(run, tokenizer, monkeyp
 def test_all_updates_of_a_round_are_compared_with_the_policy_that_sampled(run, tokenizer, monkeypatch):
     model, sampler = (Exaone4.from_pretrained(run / "sft", dtype="float32", device="cpu") for _ in range(2))
     rewards = iter([1.0, 0.0] * 8)
-    monkeypatch.setattr(rollouts, "verify", lambda example, content: next(rewards))
-    monkeypatch.setattr(rollouts, "split_reply", lambda text, reasoning: ("", text))
+    monkeypatch.setattr(rollouts, "verify", lambda example, reply: next(rewards))
+    monkeypatch.setattr(rollouts, "read_reply", as_finished)
     examples = [agapo.hard_example(Random(0))]
     rounds = agapo.Rollouts(model, sampler, tokenizer, examples, algorithm=agapo.GRPO, queries=2, group=4, updates=2,
                             max_new_tokens=8, tokens=1024, longest=1024, seed=0)

@@ -6,7 +6,6 @@
 import argparse
 import math
 import os
-import re
 from pathlib import Path
 from random import Random
 
@@ -16,15 +15,14 @@ from tqdm import tqdm
 from minexaone.fast import speed_up
 from minexaone.files import resolve, write_json
 from minexaone.model import Exaone4
-from minexaone.scoring.rollouts import ROWS, Rollout, language_kept, roll_out, split_reply
+from minexaone.reply import read_reply
+from minexaone.scoring.rollouts import ROWS, Rollout, language_kept, roll_out
 from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample, tool_use
-from minexaone.tasks.base import assistant, function_call, tool
+from minexaone.tasks.base import assistant, function_call, plain, tool
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.data import plain
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_NEW_TOKENS = 640
-CALL = re.compile(r"<tool_call>.*?</tool_call>\n?", re.S)
 BUDGETS = (0, 8, 16, 32, 64, 128, 256)
 
 
@@ -116,7 +114,7 @@ def by_task(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, task
         names = {"task": task, "language": language, "reasoning": mode} | ({"level": level} if levels else {})
         rows.append(cell(sum(int(r.reward) for r in group), count, **names) | {
             "mode_kept": sum(mode_kept(r) for r in group), "language_kept": sum(language_kept(r) for r in group),
-            "calls_valid": sum(r.content is not None and tool_use.valid_calls(r.example, r.content) for r in group),
+            "calls_valid": sum(r.content is not None and tool_use.valid_calls(r.example, r.reply) for r in group),
             "thinking_tokens": round(sum(_thinking_tokens(r, tokenizer) for r in group) / count, 1),
             "tokens": round(sum(len(r.ids) for r in group) / count, 1)})
     return rows
@@ -124,9 +122,7 @@ def by_task(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, task
 
 def mode_kept(rollout: Rollout) -> bool:
     """Whether a reply ended, thought if it was to think, and did not if not."""
-    if rollout.content is None:
-        return False
-    return "think>" not in rollout.content and bool(rollout.thought) == rollout.example.reasoning
+    return rollout.content is not None and bool(rollout.reply.reasoning) == rollout.example.reasoning
 
 
 def _thinking_tokens(rollout, tokenizer):
@@ -174,9 +170,7 @@ def needle_grid(model: Exaone4, tokenizer: Tokenizer, folder: Path, lengths, cou
     examples, prompts = Prompts(_Needle(grid, count, plain_text), total, folder, seed).all(_workers(10 * total))
     stops = model.config.stop_ids + ([tokenizer.token_to_id("[EOS]"), *tokenizer.encode("\n")] if plain_text else [])
     rollouts = roll_out(model, tokenizer, examples, seed, 60, 0.0, "needles", prompts, stop_ids=stops)
-    right = [TASKS[r.example.task].verify(r.example, tokenizer.decode([i for i in r.ids if i not in stops]).strip())
-             for r in rollouts]
-    return [cell(sum(right[n * count:(n + 1) * count]), count, length=length, depth=depth)
+    return [cell(sum(int(r.reward) for r in rollouts[n * count:(n + 1) * count]), count, length=length, depth=depth)
             for n, (length, depth) in enumerate(grid)]
 
 
@@ -205,16 +199,18 @@ def run_episodes(model: Exaone4, tokenizer: Tokenizer, drawn, reasoning: bool, r
                    for ids in model.generate(prompts[start:start + ROWS], max_new_tokens=MAX_NEW_TOKENS)]
         still = []
         for i, ids in zip(running, replies, strict=True):
-            _, content = split_reply(tokenizer.decode(ids), reasoning)
-            calls = tool_use.parse_calls(content) if content else None
+            reply = read_reply(tokenizer, ids, reasoning, model.config.stop_ids)
+            calls = reply.tool_calls
+            if reply.finish_reason != "stop" or any(call.error for call in calls):
+                continue
             if calls:
-                conversations[i].append(assistant(CALL.sub("", content).strip(), [
-                    function_call(call["name"], call["arguments"]) for call in calls]))
-                conversations[i] += [tool(drawn[i].respond(call["name"], call["arguments"])) for call in calls]
+                conversations[i].append(assistant(reply.content, [
+                    function_call(call.name, call.arguments) for call in calls]))
+                conversations[i] += [tool(drawn[i].respond(call.name, call.arguments)) for call in calls]
                 made[i] += calls
                 still.append(i)
-            elif calls is not None:
-                good[i] = drawn[i].verify(content, made[i])
+            else:
+                good[i] = drawn[i].verify(reply.content, made[i])
         running = still
         if not running:
             break

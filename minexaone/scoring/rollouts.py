@@ -7,44 +7,37 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from minexaone.model import Exaone4
+from minexaone.reply import Reply, read_reply
 from minexaone.tasks import Example, in_language, verify
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.loop import ranks
-from minexaone.training.packing import Document
 
 ROWS = 1024  # generated together
 
 
 @dataclass
 class Rollout:
-    """One sampled reply. content is None if the reply never ended, or never ended its thinking."""
+    """One sampled reply, as ids and as `Chat` would read it."""
 
     example: Example
     prompt: list[int]
     ids: list[int]
-    thought: str
-    content: str | None
+    reply: Reply
     reward: float
 
-    def document(self, score: float) -> Document:
-        """The prompt and the reply, of which the reply counts."""
-        return Document(self.prompt + self.ids, [0.0] * len(self.prompt) + [1.0] * len(self.ids), score)
+    @property
+    def content(self) -> str | None:
+        """The answer without its calls; None if the reply was cut off or stayed in its thinking."""
+        return self.reply.content if self.reply.finish_reason == "stop" else None
 
 
-def split_reply(text: str, reasoning: bool) -> tuple[str, str | None]:
-    """(thought, content) of a decoded reply with its end of turn; content is None if something is missing."""
-    if not text.endswith("[|endofturn|]"):
-        return text, None
-    text = text.removesuffix("[|endofturn|]")
-    if not reasoning:
-        return "", text
-    thought, end, content = text.partition("</think>")
-    return thought.strip(), content.strip() if end else None
+def ranks() -> tuple[int, int]:
+    """(number of this process, number of processes) under torchrun, else (0, 1)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def prose(content: str) -> str:
-    """An answer without its calls of tools, its blocks of code and its quotations: what is in a language."""
-    return re.sub(r"<tool_call>.*?</tool_call>|```.*?```|\"[^\"\n]*\"", "", content, flags=re.S)
+    """An answer without its blocks of code and its quotations: what is in a language."""
+    return re.sub(r"```.*?```|\"[^\"\n]*\"", "", content, flags=re.S)
 
 
 def target_language(example: Example) -> str:
@@ -64,7 +57,7 @@ def roll_out(model: Exaone4, tokenizer: Tokenizer, examples: list[Example], seed
 
     prompts: the ids of each prompt, if they are known already. options: as in `Exaone4.stream`.
     """
-    rank, world = ranks()
+    (rank, world), stop_ids = ranks(), options.get("stop_ids", model.config.stop_ids)
     prompts = prompts or [tokenizer.apply_chat_template(e.messages, e.tools, enable_thinking=e.reasoning)
                           for e in examples]
     examples, prompts = ([item for item in items for _ in range(group)] for items in (examples, prompts))
@@ -77,9 +70,8 @@ def roll_out(model: Exaone4, tokenizer: Tokenizer, examples: list[Example], seed
         replies = model.generate([prompts[i] for i in rows], max_new_tokens=max_new_tokens, temperature=temperature,
                                  seed=None if seed is None else seed * 1_000_003 + n * ROWS, **options)
         for i, ids in zip(rows, replies, strict=True):
-            thought, content = split_reply(tokenizer.decode(ids), examples[i].reasoning)
-            good = content is not None and verify(examples[i], content)
-            found[i] = Rollout(examples[i], prompts[i], ids, thought, content, float(good))
+            reply = read_reply(tokenizer, ids, examples[i].reasoning, stop_ids)
+            found[i] = Rollout(examples[i], prompts[i], ids, reply, float(verify(examples[i], reply)))
     if world > 1:
         parts = [None] * world
         dist.all_gather_object(parts, found)

@@ -4,12 +4,13 @@
 operands, is held out for tests, and so are some names: a score on `split="test"` is no score of memory.
 
 >>> example = sample(Random(0), task="compare", language="en", reasoning=True)
->>> verify(example, example.reply["content"])
+>>> verify(example, example.answer)
 True
 """
 
 from random import Random
 
+from minexaone.reply import Reply
 from minexaone.tasks import arithmetic, conversation, instructions, knowledge, programs, retrieval, tool_use
 from minexaone.tasks.base import LANGUAGES, STYLES, Example, Task, held_out, in_language, phrases, say
 
@@ -41,6 +42,6 @@ def sample(rng: Random, split="train", task=None, language=None, reasoning=None,
     return example
 
 
-def verify(example: Example, reply: str) -> bool:
-    """Whether a reply (what comes after the thinking, with its calls) is right, exactly."""
+def verify(example: Example, reply: Reply | str) -> bool:
+    """Whether a reply to an example is right: see `Task.verify`."""
     return TASKS[example.task].verify(example, reply)

@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from minexaone.reply import Reply, ToolCall
+
 LANGUAGES = ("en", "ko", "es")
 STYLES = {"brief": 2, "steps": 3, "check": 2, "retry": 1}  # ways to think with their weights: see `Example.thoughts`
 HELD_OUT = 10  # one key in ten belongs to the test split
+MARKUP = re.compile(r"</?(?:think|tool_)")
 
 
 @dataclass
@@ -46,26 +49,61 @@ class Example:
         thinking = f"{self.thoughts[self.style]}\n</think>\n\n" if self.reasoning else ""
         return thinking + "\n".join([self.reply["content"]] * bool(self.reply["content"]) + calls)
 
+    @property
+    def answer(self) -> Reply:
+        """The same as it is read."""
+        return Reply(self.thoughts[self.style] if self.reasoning else "", self.reply["content"],
+                     [ToolCall(**call["function"]) for call in self.reply.get("tool_calls", ())])
+
 
 @dataclass(frozen=True)
 class Task:
     """A kind of problem.
 
     make(rng, language, level, test) draws an `Example`; test asks for what training must never see beside the key, such
-    as names of tools. verify(example, reply) judges what the model wrote after its thinking. weight: how often it is
-    drawn. levels: the hardest level; the upper half is called hard.
+    as names of tools. right(example, content) judges what the model wrote beside thinking and calls. weight: how often
+    it is drawn. levels: the hardest level; the upper half is called hard.
     """
 
     make: callable
-    verify: callable
+    right: callable
     domain: str
     weight: float
     levels: int = 1
+
+    def verify(self, example: Example, reply: Reply | str) -> bool:
+        """Whether a reply is right, exactly: it ended, its content is right, and its calls are those expected, if any.
+
+        A text stands for a reply with this content alone. Markup that is spelled in it calls nothing, and is wrong.
+        """
+        reply = Reply(content=reply) if isinstance(reply, str) else reply
+        made = sorted(canonical(call.name, call.arguments) for call in reply.tool_calls)
+        return (reply.finish_reason == "stop" and not MARKUP.search(reply.content)
+                and made == sorted(canonical(**call) for call in example.expected.get("calls", ()))
+                and self.right(example, reply.content))
+
+
+def canonical(name: str, arguments: dict) -> str:
+    """A call as text that is the same for equal calls only: 6, 6.0, "6" and true all differ."""
+    return json.dumps([name, arguments], sort_keys=True, ensure_ascii=False)
 
 
 def held_out(key: str) -> bool:
     """Whether a problem belongs to the test split."""
     return zlib.crc32(key.encode()) % HELD_OUT == 0
+
+
+def plain(example: Example) -> str:
+    """An example as a page of plain text, as a base model reads it: no roles, no control tokens."""
+    lines = [f"Tools: {json.dumps(example.tools, ensure_ascii=False)}"] if example.tools else []
+    for message in example.messages:
+        label = {"user": "Q: ", "assistant": "A: ", "tool": "Result: ", "system": ""}[message["role"]]
+        content = message["content"]
+        lines.append(label + (content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)))
+    if example.reasoning:
+        lines.append(f"T: {example.thoughts[example.style]}")
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in example.reply.get("tool_calls", ())]
+    return "\n".join([*lines, "A: " + "\n".join([example.reply["content"]] * bool(example.reply["content"]) + calls)])
 
 
 # ------------------------------------------------------------------------------------------------- sentences

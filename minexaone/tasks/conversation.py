@@ -170,9 +170,9 @@ def verify_chat(example: Example, reply: str) -> bool:
 
 
 def verify_mark(example: Example, reply: str) -> bool:
-    """The words that say the model does not know, in the language of the question, and no call."""
+    """The words that say the model does not know, in the language of the question."""
     mark = phrases()[example.expected["mark"]][example.language][0]
-    return mark in reply.lower() and "<tool_call>" not in reply and in_language(reply, example.language)
+    return mark in reply.lower() and in_language(reply, example.language)
 
 
 def verify_recall(example: Example, reply: str) -> bool:
@@ -185,8 +185,7 @@ def verify_recall(example: Example, reply: str) -> bool:
     own = re.sub(re.escape(x), " ", reply, flags=re.IGNORECASE)
     not_told = phrases()["recall.none.mark"][example.language][0] in own.lower()
     numbers = re.findall(r"\d+", reply)
-    return (has_word(reply, x) and not not_told and "<tool_call>" not in reply and set(numbers) <= {x}
-            and in_language(own, example.language))
+    return has_word(reply, x) and not not_told and set(numbers) <= {x} and in_language(own, example.language)
 
 
 TASKS = {

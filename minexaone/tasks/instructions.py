@@ -189,9 +189,9 @@ def violations(example: Example, reply: str) -> list[str]:
     items = [item.strip(EDGE).casefold() for item in items]
     if "count" in wanted and len(items) != wanted["count"]:
         broken.append("count")
-    if "<tool_call>" in reply or not fits(items, expected, expected["language"]):
+    if not fits(items, expected, expected["language"]):
         elsewhere = any(fits(items, expected, other) for other in LANGUAGES if expected["kind"] in ("list", "greet"))
-        broken.append("language" if elsewhere and "<tool_call>" not in reply else "content")
+        broken.append("language" if elsewhere else "content")
     return broken
 
 

@@ -221,7 +221,7 @@ def possible(among: str, language: str) -> re.Pattern:
 
 
 def verify(example: Example, reply: str) -> bool:
-    """Whether a reply names the right answers and no others, in the language of the question, without a call."""
+    """Whether a reply names the right answers and no others, in the language of the question."""
     expected, text = example.expected, reply.lower()
     given, answers = [bare(x) for x in expected["given"]], [bare(y) for y in expected["answers"]]
     found = [word for word in dict.fromkeys(possible(expected["among"], example.language).findall(text))
@@ -229,8 +229,7 @@ def verify(example: Example, reply: str) -> bool:
     foreign = expected["among"].startswith("word.")
     own = re.sub("|".join(map(re.escape, answers + given)), " ", text) if foreign else text
     return all((
-        "<tool_call>" not in reply, reply.strip(),
-        expected["enough"] <= len(found) <= len(answers), found == answers[:len(found)],
+        reply.strip(), expected["enough"] <= len(found) <= len(answers), found == answers[:len(found)],
         re.match(rf"{expected.get('first', '')}\b".lower(), text) if "first" in expected else True,
         expected.get("mark", "") in text,
         in_language(own, example.language),

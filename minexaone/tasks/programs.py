@@ -141,7 +141,7 @@ def verify_trace(example, reply):
     """Exactly the printed numbers, in their order, and no other number."""
     numbers = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", reply)
     right = [str(value) for value in run(example.expected["program"])]
-    return numbers == right and "<tool_call>" not in reply and in_language(reply, example.language)
+    return numbers == right and in_language(reply, example.language)
 
 
 # -------------------------------------------------------------------------------------------- write a program
@@ -243,7 +243,7 @@ def verify_write(example, reply):
     """Whether the final code block is a program that prints what each test case wants, whatever it looks like."""
     program, prose = final_code(reply)
     prose = " ".join(word for word in prose.split() if word.strip(".,:;") not in ("x", "y"))  # "y" is Spanish too
-    if not program or "<tool_call>" in reply or not in_language(prose, example.language):
+    if not program or not in_language(prose, example.language):
         return False
     try:
         return all(run(program, inputs) == [output] for inputs, output in example.expected["cases"])
@@ -322,7 +322,7 @@ def verify_logic(example, reply):
     named = [name for name in expected["names"] for word in words
              if word == name.casefold() or (language == "ko" and word.startswith(name))]
     prose = " ".join(word for word in words if word not in [name.casefold() for name in expected["names"]])
-    if not words or "<tool_call>" in reply or not in_language(prose, language):
+    if not words or not in_language(prose, language):
         return False
     if "statements" in expected:
         yes, no = (words[0] in [word.casefold() for word in phrases()[f"programs.logic.{key}"][language]]

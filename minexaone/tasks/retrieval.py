@@ -257,8 +257,8 @@ def verify(example: Example, reply: str) -> bool:
     return all((
         all(has_word(reply, value) for value in values),
         not any(has_word(reply, other) for other in example.expected["others"] if other not in values),
-        not re.search(r"\d", own), "<tool_call>" not in reply,
-        in_order(reply, values), in_order(reply, names) or not any(has_word(reply, name) for name in names),
+        not re.search(r"\d", own), in_order(reply, values),
+        in_order(reply, names) or not any(has_word(reply, name) for name in names),
         in_language(own, example.language),
     ))
 

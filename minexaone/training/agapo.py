@@ -18,7 +18,7 @@ from minexaone.model import Exaone4
 from minexaone.scoring.rollouts import roll_out
 from minexaone.tasks import TASKS, Example, sample
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.data import REWARDED
+from minexaone.training.data import REWARDED, sampled_document
 from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Packed, PackedModel, pack
 from minexaone.training.run import Run
@@ -185,12 +185,12 @@ class Rollouts:
                 stay = ~all_correct(rewards)
             if stay.any():
                 scores[stay] = self.algorithm.advantages(rewards[stay])
-            documents = [rollout.document(score)
+            documents = [sampled_document(rollout, score)
                          for rollout, score in zip(rollouts, scores.flatten().tolist(), strict=True)
                          if score and len(rollout.prompt) + len(rollout.ids) <= self.longest]
             rng.shuffle(documents)
             # Where all replies deserve the same, there is nothing to learn: one that counts 0 keeps the step a step.
-            documents = documents or [rollouts[0].document(0.0)]
+            documents = documents or [sampled_document(rollouts[0], 0.0)]
             # All of them now: `old` is the policy that sampled, not the one that the round's first updates left.
             for batches in [self.batches(documents[n::self.updates] or documents[:1]) for n in range(self.updates)]:
                 yield batches, numbers

@@ -1,6 +1,5 @@
 """From examples to documents of token ids, and from these to the batches of every step."""
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,9 @@ from random import Random
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from minexaone.scoring.rollouts import Rollout
 from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample
+from minexaone.tasks.base import plain
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.packing import Document, Packed, pack
 
@@ -19,19 +20,6 @@ REWARDED = ("math", "code", "instruction following")  # domains in which AGAPO w
 
 
 # -------------------------------------------------------------------------------------------------- documents
-
-
-def plain(example: Example) -> str:
-    """An example as a page of plain text, as a base model reads it: no roles, no control tokens."""
-    lines = [f"Tools: {json.dumps(example.tools, ensure_ascii=False)}"] if example.tools else []
-    for message in example.messages:
-        label = {"user": "Q: ", "assistant": "A: ", "tool": "Result: ", "system": ""}[message["role"]]
-        content = message["content"]
-        lines.append(label + (content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)))
-    if example.reasoning:
-        lines.append(f"T: {example.thoughts[example.style]}")
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in example.reply.get("tool_calls", ())]
-    return "\n".join([*lines, "A: " + "\n".join([example.reply["content"]] * bool(example.reply["content"]) + calls)])
 
 
 def text_document(text: str, tokenizer: Tokenizer, context: int) -> Document:
@@ -58,6 +46,12 @@ def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Docume
         reply = [*tokenizer.encode(text), tokenizer.eos_token_id]
     weights += [0.0] * (len(prompt) - len(weights))
     return Document(prompt + reply, weights + [1.0] * len(reply))
+
+
+def sampled_document(rollout: Rollout, score: float) -> Document:
+    """A prompt and the model's own reply, of which the reply counts."""
+    weights = [0.0] * len(rollout.prompt) + [1.0] * len(rollout.ids)
+    return Document(rollout.prompt + rollout.ids, weights, score)
 
 
 def earlier_replies(prompt: list[int], tokenizer: Tokenizer) -> list[float]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from minexaone.files import CheckpointError, with_temporary
 from minexaone.model import Exaone4
+from minexaone.scoring.rollouts import ranks
 from minexaone.training.packing import Packed, PackedModel
 
 LOG_EVERY = 20  # steps
@@ -49,11 +50,6 @@ class Recipe:
             left = (self.steps - step) / max(1, self.steps / 5)
             return min(1.0, max(0.02, left))
         return 0.51 + 0.49 * math.cos(math.pi * (step - warm_up) / max(1, self.steps - warm_up))
-
-
-def ranks() -> tuple[int, int]:
-    """(number of this process, number of processes) under torchrun, else (0, 1)."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 @contextmanager

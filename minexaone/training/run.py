@@ -12,8 +12,9 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import read_json, write_json
 from minexaone.model import Config, Exaone4
+from minexaone.scoring.rollouts import ranks
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.loop import Recipe, ranks
+from minexaone.training.loop import Recipe
 from minexaone.training.tokenizer import train_tokenizer
 
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from minexaone.model import Exaone4
+from minexaone.reply import Reply
 from minexaone.scoring.rollouts import Rollout, language_kept, prose, roll_out, target_language
 from minexaone.tasks import TASKS, Example, in_language, sample
 from minexaone.tokenizer import Tokenizer
+from minexaone.training.data import sampled_document
 from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
 from minexaone.training.run import Run
@@ -42,19 +44,22 @@ def stems(text: str) -> set[str]:
     return {word[:2] if "가" <= word[0] <= "힣" else word for word in words}
 
 
-def judge(example: Example, content: str | None) -> float:
+def judge(example: Example, reply: Reply | str) -> float:
     """How good an answer is to read, 0 to 4, by rules that anyone can check. Only the answer counts, not the thinking.
 
     1 each for: it is in the right language; it is a sentence (begins with a capital, a digit or a Korean syllable, and
     ends with a mark); it says what it is about (shares a word or a number with the question); it does not ramble (at
-    most 80 words, no line twice). Calls of tools, lists and code are no sentences: they get that point.
+    most 80 words, no line twice). Calls of tools, lists and code are no sentences: they get that point. A reply
+    that was cut off, stayed in its thinking or says nothing gets 0. A text stands for a reply with this content alone.
     """
-    if not content:
+    reply = Reply(content=reply) if isinstance(reply, str) else reply
+    content = reply.content
+    if reply.finish_reason != "stop" or not (content or reply.tool_calls):
         return 0.0
     question = next((m["content"] for m in reversed(example.messages) if m["role"] == "user"), "")
-    free = example.task in ("constraint", "write") or "<tool_call>" in content
+    free = example.task in ("constraint", "write") or bool(reply.tool_calls)
     lines = [line for line in content.splitlines() if line.strip()]
-    sentence = content[0] in "¿¡-" or content[0].isdigit() or content[0].upper() == content[0]
+    sentence = content[:1] in "¿¡-" or content[0].isdigit() or content[0].upper() == content[0]
     return float(in_language(prose(content), target_language(example)) + (free or (sentence and content[-1] in ".!?。"))
                  + (free or bool(stems(question) & stems(content)))
                  + (len(content.split()) <= 80 and (free or len(set(lines)) == len(lines))))
@@ -75,11 +80,11 @@ def concise_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
 def preferred_pair(group: list[Rollout]) -> tuple[Rollout, Rollout] | None:
     """Stage 2: the reply that the judge likes best (of equals the shorter one), and the one it likes least."""
     ranked = sorted((r for r in group if r.content is not None),
-                    key=lambda r: (r.reward + judge(r.example, r.content), -len(r.ids)))
+                    key=lambda r: (r.reward + judge(r.example, r.reply), -len(r.ids)))
     if len(ranked) < 2 or not ranked[-1].reward:
         return None
     best, worst = ranked[-1], ranked[0]
-    gap = best.reward + judge(best.example, best.content) - worst.reward - judge(worst.example, worst.content)
+    gap = best.reward + judge(best.example, best.reply) - worst.reward - judge(worst.example, worst.reply)
     return (best, worst) if gap > 0 else None
 
 
@@ -106,7 +111,7 @@ def sample_pairs(model: Exaone4, tokenizer: Tokenizer, stage: int, queries: int,
     groups = [rollouts[i:i + group] for i in range(0, len(rollouts), group)]
     pairs = [pair for group in groups if (pair := choose(group))]
     found = {"queries": len(examples), "pairs": len(pairs), "reward": sum(r.reward for r in rollouts) / len(rollouts)}
-    return [(chosen.document(1.0), rejected.document(-1.0)) for chosen, rejected in pairs], found
+    return [(sampled_document(chosen, 1.0), sampled_document(rejected, -1.0)) for chosen, rejected in pairs], found
 
 
 def draw_pairs(pairs, pairs_per_step: int, tokens: int, longest: int, seed: int):
@@ -140,15 +145,15 @@ def held_out(model: Exaone4, tokenizer: Tokenizer, stage: int, count: int, max_n
 
 def summary(replies: list[Rollout], tokenizer: Tokenizer) -> dict:
     """Means over replies: right, the judge's points, in the right language, thinking tokens (of those that think)."""
-    thoughts = [len(tokenizer.encode(r.thought)) for r in replies if r.example.reasoning]
-    means = {"right": [r.reward for r in replies], "judge": [judge(r.example, r.content) for r in replies],
+    thoughts = [len(tokenizer.encode(r.reply.reasoning)) for r in replies if r.example.reasoning]
+    means = {"right": [r.reward for r in replies], "judge": [judge(r.example, r.reply) for r in replies],
              "language": [language_kept(r) for r in replies], "thinking_tokens": thoughts}
     return {name: round(sum(values) / len(values), 4) if values else 0.0 for name, values in means.items()}
 
 
 def win_rate(ours: list[Rollout], theirs: list[Rollout]) -> float:
     """How often the judge likes our reply to a query better than theirs; as good counts half."""
-    points = [[judge(r.example, r.content) for r in replies] for replies in (ours, theirs)]
+    points = [[judge(r.example, r.reply) for r in replies] for replies in (ours, theirs)]
     return round(sum((a > b) + (a == b) / 2 for a, b in zip(*points, strict=True)) / len(ours), 4)
 
 

@@ -4,7 +4,21 @@ import json
 from dataclasses import dataclass, field
 from random import Random
 
-from minexaone.tasks.base import Example, ask, assistant, function_call, held_out, made_up, phrases, say, tool, user
+from minexaone.reply import ToolCall
+from minexaone.tasks.base import (
+    MARKUP,
+    Example,
+    ask,
+    assistant,
+    canonical,
+    function_call,
+    held_out,
+    made_up,
+    phrases,
+    say,
+    tool,
+    user,
+)
 from minexaone.tasks.tool_use.calls import with_others
 from minexaone.tasks.tool_use.sentences import (
     brief_thought,
@@ -27,7 +41,7 @@ from minexaone.tasks.tool_use.tools import (
     plain,
     shown,
 )
-from minexaone.tasks.tool_use.verify import canonical, parse_calls, states
+from minexaone.tasks.tool_use.verify import states
 from minexaone.tools import argument_error
 
 
@@ -52,8 +66,8 @@ class Episode:
 
     def respond(self, name: str, arguments: dict) -> object:
         """What the tools return: the script's results, in its order where a call comes twice, else an error."""
-        wanted = canonical({"name": name, "arguments": arguments})
-        results = [result for call, result in self.script if canonical(call) == wanted]
+        wanted = canonical(name, arguments)
+        results = [result for call, result in self.script if canonical(**call) == wanted]
         if results:
             self.asked[wanted] = self.asked.get(wanted, 0) + 1
             return results[min(self.asked[wanted], len(results)) - 1]
@@ -62,14 +76,13 @@ class Episode:
             return {"error": f"there is no tool {name!r}; the tools are: {', '.join(known)}"}
         return {"error": argument_error(arguments, plain(known[name])) or "nothing found for these arguments"}
 
-    def verify(self, final_reply: str, calls_made: list[dict]) -> bool:
-        """Whether the calls ({"name", "arguments"}) contain the script's, in order, with at most two others, and the
-        reply states the last result."""
-        made = iter(map(canonical, calls_made))
-        return (len(calls_made) <= len(self.script) + 2
-                and all(canonical(call) in made for call, _ in self.script)
-                and parse_calls(final_reply) == []
-                and states(final_reply, self.language, self.expected))
+    def verify(self, content: str, calls: list[ToolCall]) -> bool:
+        """Whether the calls contain the script's, in order, with at most two others, and the content of the last reply
+        states the last result."""
+        made = iter([canonical(call.name, call.arguments) for call in calls])
+        return (len(calls) <= len(self.script) + 2
+                and all(canonical(**call) in made for call, _ in self.script)
+                and not MARKUP.search(content) and states(content, self.language, self.expected))
 
 
 # What each kind needs and gives, for chains; "any" takes all.
