@@ -143,5 +143,9 @@ def _layer_types(raw):
     if not isinstance(pattern, str) or not pattern or set(pattern) - set("LG"):
         raise CheckpointError(f"sliding_window_pattern is {pattern!r:.80}, expected a positive integer or a "
                               "string of L and G: correct it or add layer_types")
-    kinds = {"L": SLIDING, "G": GLOBAL}
-    return [kinds[pattern[i % len(pattern)]] for i in range(min(raw["num_hidden_layers"], MOST_LAYERS))]
+    return layer_types(pattern, min(raw["num_hidden_layers"], MOST_LAYERS))
+
+
+def layer_types(pattern, layers):
+    """The published names of so many layers' kinds; pattern: of sliding (L) and global (G) ones, repeated."""
+    return [{"L": SLIDING, "G": GLOBAL}[pattern[i % len(pattern)]] for i in range(layers)]

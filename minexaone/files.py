@@ -93,6 +93,8 @@ def with_temporary(path, write):
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())  # on the disk before it has the name, or a power cut leaves the name without it
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -114,6 +116,42 @@ def replace_folder(new: Path, folder: Path):
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path):
+    """An empty folder to write into, which takes the place of `folder` at the end; after an error nothing of it stays.
+
+    Only for one process at a time: what another one left, that was killed, is deleted.
+    """
+    for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
+        shutil.rmtree(stale, ignore_errors=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        replace_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Hold a folder for this process alone, `ValueError` if another one does. A process that is killed lets go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept alive by child processes
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"another process is at work in {folder}: wait for it, or name another folder") from None
+        yield
 
 
 def resolve(source=None, revision=None, weights=True):

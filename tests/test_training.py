@@ -1,6 +1,8 @@
 """The whole pipeline with its smallest preset: every stage runs, a killed run goes on, the report can be drawn."""
 
 import json
+import subprocess
+import sys
 from itertools import groupby, islice
 from random import Random
 
@@ -45,7 +47,7 @@ def read(run, stage):
 
 
 def test_every_stage_leaves_a_model_and_a_report(run):
-    assert {path.name for path in run.iterdir()} == {"tokenizer", *STAGES}  # and no checkpoint, no temporary file
+    assert {path.name for path in run.iterdir()} == {"tokenizer", "run.json", ".lock", *STAGES}  # and no checkpoint
     for stage in STAGES:
         model = Exaone4.from_pretrained(run / stage, device="cpu")
         assert model.config.max_position_embeddings == {"pretrain": 512, "extend1": 1024}.get(stage, 2048)
@@ -81,6 +83,51 @@ def test_a_killed_run_ends_where_a_whole_one_does(run, tmp_path, monkeypatch):
         e["loss"] for e in read(tmp_path, "pretrain")["log"]["steps"]]
 
 
+@pytest.mark.parametrize("other, told", [(["--smoke", "--seed", "5"], "seed 0, not 5"),
+                                         (["--preset", "tiny"], "preset smoke, not tiny")])
+def test_another_seed_or_preset_is_refused(run, other, told, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    with pytest.raises(SystemExit) as end:
+        main(["--out", str(run), "--device", "cpu", *other])
+    error = capsys.readouterr().err
+    assert end.value.code == 1 and told in error and "another folder" in error and error.count("\n") == 1
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_stages_of_an_unknown_run_are_refused(run, tmp_path, capsys):
+    (tmp_path / "pretrain").symlink_to(run / "pretrain")
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--device", "cpu", "--smoke"])
+    assert "has report.json, but no run.json" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_and_a_killed_one_lets_go(run, capsys):
+    hold = ("import pathlib, sys; from minexaone.files import locked\n"
+            "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); input()")
+    with subprocess.Popen([sys.executable, "-c", hold, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(SystemExit) as end:
+            main(["--out", str(run), "--smoke", "--device", "cpu"])
+        assert end.value.code == 1 and f"another process is at work in {run}" in capsys.readouterr().err
+        other.kill()
+    main(["--out", str(run), "--smoke", "--device", "cpu"])
+
+
+def test_saving_a_stage_leaves_the_model_and_an_error_leaves_the_stage(run, tmp_path, monkeypatch):
+    saved = Run(tmp_path, PRESETS["smoke"], 0, torch.device("cpu"))
+    (tmp_path / "tokenizer").symlink_to(run / "tokenizer")
+    (tmp_path / ".sft.7.part").mkdir()  # of a process that was killed
+    model = Exaone4.from_pretrained(run / "sft", dtype="float32", device="cpu")
+    saved.save("sft", model, {"n": 1})
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert Exaone4.from_pretrained(tmp_path / "sft", device="cpu").embed_tokens.weight.dtype == torch.bfloat16
+    assert (tmp_path / "sft/model.safetensors").read_bytes() == (run / "sft/model.safetensors").read_bytes()
+    monkeypatch.setattr("minexaone.training.run.shutil.copy", lambda *args: [].pop(0))
+    with pytest.raises(IndexError):
+        saved.save("sft", model, {"n": 2})
+    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer", "sft"} and saved.report("sft")["n"] == 1
+
+
 def test_evaluation_report_and_shipping(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)  # this model never ends a reply
     scores = tmp_path / "scores.json"
@@ -106,6 +153,21 @@ def test_evaluation_report_and_shipping(run, tmp_path, capsys, monkeypatch):
         Tokenizer.from_pretrained(tmp_path / "assets" / folder)
 
 
+def test_shipping_onto_a_full_disk_leaves_what_was_shipped(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("")
+
+    def full(source, target, **options):
+        (target / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ship.shutil, "copytree", full)
+    with pytest.raises(SystemExit) as end:
+        ship.main([str(run), "--assets", str(tmp_path), "--preset", "smoke"])
+    assert end.value.code == 1 and capsys.readouterr().err.endswith("No space left on device\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
 def test_an_unfinished_run_is_not_shipped(run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "sft").symlink_to(run / "sft")
@@ -120,7 +182,7 @@ def test_algorithms_are_compared(run, tmp_path, capsys):
     compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "0", "--parts", "--count", "2", "--device", "cpu"])
     found = report.collect(tmp_path)["comparisons"]
     assert {row["algorithm"] for row in found.values()} == {
-        "agapo", "grpo", *(f"agapo without {part}" for part in agapo.WITHOUT)}
+        name if name in ("agapo", "grpo") else f"agapo {name}" for name in agapo.ALGORITHMS}
     assert not list(tmp_path.glob("*.state.safetensors"))
     compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "0", "--count", "2", "--device", "cpu"])
     assert capsys.readouterr().out.count("compare.agapo-0:") == 1  # what is done is done
@@ -138,7 +200,7 @@ def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
                                          for name in ("layers", "window", "ratio", "agapo"))
     assert [row["setting"] for row in layers] == list(lab.PATTERNS) and len(window) == 2
     assert [row["setting"] for row in ratio] == ["0.67", "1.5", "3"]
-    assert {row["setting"] for row in algorithms} == {"agapo", "grpo", *(f"without {part}" for part in agapo.WITHOUT)}
+    assert {row["setting"] for row in algorithms} == set(agapo.ALGORITHMS)
     assert capsys.readouterr().out.count("seed 0") == 6 + 2 + 3 + 7  # what is done is done
     sizes = [row["cache_bytes"] for row in layers]
     assert sizes == sorted(sizes)  # the more global layers, the more cache

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -61,6 +62,75 @@ def test_a_broken_checkpoint_is_named(tmp_path):
     (tmp_path / "stage.state.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="stage.state.safetensors.*delete it"):
         fit(small_model(), draw, likelihood_loss, RECIPE, tmp_path, "stage")
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The folder of a stage that was killed after its second checkpoint."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_model(), partial(draw, killed_at=10), likelihood_loss, RECIPE, tmp_path, "stage")
+    return tmp_path
+
+
+def test_one_wrong_bit_anywhere_in_a_checkpoint_is_seen(killed):
+    file = killed / "stage.state.safetensors"
+    whole = file.read_bytes()
+    words = (whole.index(word) for word in (b"steps", b"loss", b"exp_avg"))
+    for place in (*words, *range(3, len(whole), len(whole) // 9)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        with pytest.raises(CheckpointError, match="stage.state.safetensors is not a checkpoint.*delete it"):
+            fit(small_model(), draw, likelihood_loss, RECIPE, killed, "stage")
+
+
+def test_a_checkpoint_of_another_stage_recipe_or_model_is_refused(killed):
+    (killed / "other.state.safetensors").write_bytes((killed / "stage.state.safetensors").read_bytes())
+    for recipe, name, told in ((replace(RECIPE, steps=20), "stage", "steps 12, not 20"),
+                               (replace(RECIPE, learning_rate=1e-3), "stage", "learning_rate 0.01, not 0.001"),
+                               (RECIPE, "other", "name stage, not other")):
+        with pytest.raises(CheckpointError, match=told):
+            fit(small_model(), draw, likelihood_loss, recipe, killed, name)
+    model = small_model()
+    del model.layers[-1]
+    with pytest.raises(CheckpointError, match="of another model"):
+        fit(model, draw, likelihood_loss, RECIPE, killed, "stage")
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_the_checkpoint_before(killed):
+    resource = pytest.importorskip("resource")
+    before, limits = (killed / "stage.state.safetensors").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            fit(small_model(), draw, likelihood_loss, RECIPE, killed, "stage")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in killed.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("killed_at", [None, 2])
+def test_process_and_model_are_left_as_they_were(deterministic, killed_at, tmp_path):
+    def flags():
+        return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+                torch.utils.deterministic.fill_uninitialized_memory, torch.get_float32_matmul_precision())
+
+    model = small_model().train(deterministic)
+    model.norm.weight.requires_grad_(False)
+    frozen = model.norm.weight.clone()
+    model.embed_tokens.weight.grad = torch.full_like(model.embed_tokens.weight, 1e3)  # of something else: not counted
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    before = flags()
+    try:
+        log = fit(model, partial(draw, killed_at=killed_at), likelihood_loss, RECIPE, tmp_path, "stage")
+        assert log["steps"][0]["norm"] < 100
+    except KeyboardInterrupt:
+        assert killed_at
+    finally:
+        after = flags()
+        torch.use_deterministic_algorithms(False)
+    assert after == before and model.training == deterministic
+    assert all(p.grad is None and p.requires_grad == (p is not model.norm.weight) for p in model.parameters())
+    assert torch.equal(model.norm.weight, frozen)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):

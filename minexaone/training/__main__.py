@@ -5,17 +5,14 @@ torchrun --nproc-per-node 2 -m minexaone.training --out runs/tiny
 """
 
 import argparse
-import os
 from functools import partial
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
-from minexaone.model import pick_device
 from minexaone.training.agapo import agapo
 from minexaone.training.pretrain import extend, pretrain
-from minexaone.training.run import PRESETS, Run
+from minexaone.training.run import PRESETS, Run, prepare
 from minexaone.training.sft import sft
 from minexaone.training.simper import simper
 
@@ -25,11 +22,12 @@ STAGES = {"pretrain": pretrain, "extend1": partial(extend, number=1), "extend2":
 
 def train_all(run: Run, until="simper2"):
     """Every stage that is not complete yet, up to one."""
-    for stage, train in STAGES.items():
-        if not run.is_done(stage):
-            train(run)
-        if stage == until:
-            return
+    with run.claimed():
+        for stage, train in STAGES.items():
+            if not run.is_done(stage):
+                train(run)
+            if stage == until:
+                return
 
 
 def main(argv=None):
@@ -50,20 +48,6 @@ def main(argv=None):
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def prepare(device="auto") -> torch.device:
-    """Make sums repeatable, join the other processes under torchrun, and return this process's device."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are parallel enough
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see `loop.repeatable`
-    torch.set_float32_matmul_precision("high")
-    device = pick_device(device)
-    if "RANK" in os.environ:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
 
 
 if __name__ == "__main__":

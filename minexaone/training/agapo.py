@@ -119,12 +119,14 @@ class Algorithm:
 
 AGAPO = Algorithm(agapo_advantages, partial(agapo_loss, beta=BETA))
 GRPO = Algorithm(grpo_advantages, grpo_loss, drops_correct=False)
-WITHOUT = {  # AGAPO without one of its parts
-    "negative all-wrong groups": replace(AGAPO, advantages=partial(agapo_advantages, smoothed=False)),
-    "global advantage": replace(AGAPO, advantages=leave_one_out_smoothed),
-    "asymmetric sampling": replace(AGAPO, drops_correct=False),
-    "unclipped gradient": replace(AGAPO, loss=partial(clipped_loss, beta=BETA)),
-    "KL": replace(AGAPO, loss=partial(agapo_loss, beta=0.0)),
+ALGORITHMS = {  # by the names that results are kept under
+    "agapo": AGAPO,
+    "grpo": GRPO,
+    "without negative all-wrong groups": replace(AGAPO, advantages=partial(agapo_advantages, smoothed=False)),
+    "without global advantage": replace(AGAPO, advantages=leave_one_out_smoothed),
+    "without asymmetric sampling": replace(AGAPO, drops_correct=False),
+    "without unclipped gradient": replace(AGAPO, loss=partial(clipped_loss, beta=BETA)),
+    "without KL": replace(AGAPO, loss=partial(agapo_loss, beta=0.0)),
 }
 
 
@@ -222,9 +224,10 @@ def pass_rate(model: Exaone4, tokenizer: Tokenizer, count: int, max_new_tokens: 
 def agapo(run: Run):
     """Raise the pass rate on what the SFT model does not always get right."""
     preset = run.preset
-    examples, kept = prefilter(run.load("sft"), run.tokenizer, preset.queries, run.seed, preset.max_new_tokens)
+    tokenizer = run.load_tokenizer()
+    examples, kept = prefilter(run.load("sft"), tokenizer, preset.queries, run.seed, preset.max_new_tokens)
     model, log = learn_from_rewards(run, "agapo", AGAPO, examples, preset.agapo, preset.round, run.seed)
-    before, after = (pass_rate(m, run.tokenizer, preset.evaluated, preset.max_new_tokens)
+    before, after = (pass_rate(m, tokenizer, preset.evaluated, preset.max_new_tokens)
                      for m in (run.load("sft"), model))
     run.save("agapo", model, {"log": log, "queries": len(examples), "kept": round(kept, 4), "before": before,
                               "after": after})
@@ -234,7 +237,7 @@ def learn_from_rewards(run: Run, name: str, algorithm: Algorithm, examples: list
                        round: tuple[int, int, int], seed: int) -> tuple[Exaone4, dict]:
     """(model, log) of reinforcement learning from the SFT model; round: queries, replies to each, and updates."""
     preset, model = run.preset, run.load("sft")
-    rollouts = Rollouts(model, run.load("sft"), run.tokenizer, examples, algorithm=algorithm, queries=round[0],
+    rollouts = Rollouts(model, run.load("sft"), run.load_tokenizer(), examples, algorithm=algorithm, queries=round[0],
                         group=round[1], updates=round[2], max_new_tokens=preset.max_new_tokens, tokens=preset.tokens,
                         longest=preset.contexts[1], seed=seed)
     return model, fit(model, rollouts.draw, algorithm.loss, recipe, run.folder, name)

@@ -11,9 +11,8 @@ import argparse
 from pathlib import Path
 
 from minexaone.files import write_json
-from minexaone.training.__main__ import prepare
-from minexaone.training.agapo import AGAPO, GRPO, WITHOUT, learn_from_rewards, pass_rate, prefilter
-from minexaone.training.run import PRESETS, Run
+from minexaone.training.agapo import ALGORITHMS, learn_from_rewards, pass_rate, prefilter
+from minexaone.training.run import PRESETS, Run, begun, prepare
 
 
 def main(argv=None):
@@ -26,23 +25,30 @@ def main(argv=None):
     parser.add_argument("--count", type=int, default=1000, help="held-out problems of the hard half (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
-    run = Run(args.run, PRESETS[args.preset], 0, prepare(args.device))
-    if not run.is_done("sft"):
-        parser.exit(1, f"minexaone.training.compare: {args.run} has no finished sft: train it first\n")
-    preset, tokenizer = run.preset, run.tokenizer
-    before = pass_rate(run.load("sft"), tokenizer, args.count, preset.max_new_tokens)
+    try:
+        run = Run(args.run, PRESETS[args.preset], begun(args.run).get("seed", 0), prepare(args.device))
+        run.check()
+        if not run.is_done("sft"):
+            raise ValueError(f"{args.run} has no finished sft: train it first")
+        compare(run, list(ALGORITHMS) if args.parts else ["agapo", "grpo"], args.seeds, args.count)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"minexaone.training.compare: {error}\n")
+
+
+def compare(run: Run, algorithms: list[str], seeds: list[int], count: int):
+    """Train with each algorithm and seed, the pass rates before and after on `count` problems; what is done is done."""
+    preset, tokenizer = run.preset, run.load_tokenizer()
+    before = pass_rate(run.load("sft"), tokenizer, count, preset.max_new_tokens)
     examples, _ = prefilter(run.load("sft"), tokenizer, preset.queries, run.seed, preset.max_new_tokens)
-    algorithms = {"agapo": AGAPO, "grpo": GRPO}
-    if args.parts:
-        algorithms |= {f"agapo without {part}": algorithm for part, algorithm in WITHOUT.items()}
-    for seed in args.seeds:
-        for title, algorithm in algorithms.items():
+    for seed in seeds:
+        for algorithm in algorithms:
+            title = f"agapo {algorithm}" if algorithm.startswith("without") else algorithm  # in RUN, and in figures
             name = f"compare.{title.replace(' ', '_')}-{seed}"
             if (run.folder / f"{name}.json").is_file():
                 continue
-            model, log = learn_from_rewards(run, name, algorithm, examples, preset.compared, preset.compared_round,
-                                            seed)
-            after = pass_rate(model, tokenizer, args.count, preset.max_new_tokens)
+            model, log = learn_from_rewards(run, name, ALGORITHMS[algorithm], examples, preset.compared,
+                                            preset.compared_round, seed)
+            after = pass_rate(model, tokenizer, count, preset.max_new_tokens)
             write_json(run.folder / f"{name}.json", {"algorithm": title, "seed": seed, "sft": before, "after": after,
                                                      "log": log})
             (run.folder / f"{name}.state.safetensors").unlink(missing_ok=True)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.config_json import SLIDING, layer_types
 from minexaone.fast import speed_up
 from minexaone.files import SHIPPED, read_json, write_json
 from minexaone.model import Config, Exaone4, cache_bytes
@@ -32,15 +32,14 @@ from minexaone.scoring.evaluate import cell, mode_kept
 from minexaone.scoring.rollouts import roll_out
 from minexaone.tasks import sample
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.__main__ import prepare
-from minexaone.training.agapo import AGAPO, GRPO, WITHOUT, Rollouts
+from minexaone.training.agapo import ALGORITHMS, Rollouts
 from minexaone.training.data import Steps, draw_level, turn_document
 from minexaone.training.loop import Recipe, fit, workers_here
 from minexaone.training.packing import Document, likelihood_loss
+from minexaone.training.run import prepare, small_gains
 
 PATTERNS = ("L", "LLLLG", "LLLG", "LLG", "LG", "G")
 RATIOS = (0.67, 1.5, 3.0)
-ALGORITHMS = {"agapo": AGAPO, "grpo": GRPO} | {f"without {part}": algorithm for part, algorithm in WITHOUT.items()}
 SFT_TASKS = ("compare", "sums")
 LETTERS, SHORTEST = 64, 4  # in a repeating string: how many different letters, and the shortest period
 STAGES = SHIPPED.parent / "stages"
@@ -104,16 +103,14 @@ def predictable(period: Tensor, length: int) -> Tensor:
 
 def small_model(lab: Lab, pattern: str, window: int, seed: int) -> Exaone4:
     """A model with this pattern of sliding (L) and global (G) layers; without L all have RoPE, as in the 1.2B."""
-    kinds = (pattern * lab.layers)[:lab.layers]
+    kinds = layer_types(pattern, lab.layers)
     torch.manual_seed(seed)
     model = Exaone4(Config(
         vocab_size=LETTERS, hidden_size=lab.hidden, intermediate_size=2 * lab.hidden, num_hidden_layers=lab.layers,
         head_dim=16, num_attention_heads=lab.hidden // 16, num_key_value_heads=1, eos_token_id=0,
-        layer_types=[{"L": SLIDING, "G": GLOBAL}[kind] for kind in kinds], rope_theta=10_000.0,
-        sliding_window=window if "L" in kinds else None, max_position_embeddings=lab.far))
-    for layer in model.layers:  # small first gains: see `Run.untrained`
-        for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
-            torch.nn.init.constant_(norm.weight, model.config.initializer_range)
+        layer_types=kinds, sliding_window=window if SLIDING in kinds else None, rope_theta=10_000.0,
+        max_position_embeddings=lab.far))
+    small_gains(model)
     return model
 
 

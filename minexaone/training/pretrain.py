@@ -27,7 +27,7 @@ def extend(run: Run, number: int):
     model = run.load(before, context)
     shorter = run.preset.contexts[number - 1]
     lengths = (shorter, (shorter + context) // 2, context)
-    find = partial(needle_grid, model, run.tokenizer, run.tokenizer_folder, lengths, run.preset.needles,
+    find = partial(needle_grid, model, run.load_tokenizer(), run.tokenizer_folder, lengths, run.preset.needles,
                    plain_text=True)
     attempts, grid_before = [], find()
     for attempt in range(run.preset.attempts):

@@ -1,21 +1,25 @@
 """A training run: its sizes, its folder, and the models that its stages leave there."""
 
+import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.config_json import SLIDING, layer_types
 from minexaone.fast import speed_up
-from minexaone.files import read_json, write_json
-from minexaone.model import Config, Exaone4
+from minexaone.files import locked, read_json, whole_folder, write_json
+from minexaone.model import Config, Exaone4, pick_device
 from minexaone.scoring.rollouts import ranks
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.loop import Recipe
 from minexaone.training.tokenizer import train_tokenizer
+
+FORMAT = 1  # one more for every change after which a run must not go on from what older code left
 
 
 @dataclass(frozen=True)
@@ -73,24 +77,48 @@ PRESETS = {
 
 @dataclass
 class Run:
-    """A folder with one subfolder for each finished stage: its model in the published format and its report.json."""
+    """A folder with one subfolder for each finished stage: its model in the published format and its report.json.
+
+    Its run.json says with which preset and seed it was begun: with others it cannot go on.
+    """
 
     folder: Path
     preset: Preset
     seed: int
     device: torch.device
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The run's own; trained at the first use."""
-        folder = self.folder / "tokenizer"
-        if not (folder / "tokenizer_config.json").is_file() and ranks()[0] == 0:
-            part = self.folder / f".tokenizer.{os.getpid()}"
-            part.mkdir(parents=True, exist_ok=True)
-            train_tokenizer(self.preset.vocab_size, self.preset.corpus, self.seed).save_pretrained(part)
-            part.rename(folder)
+    def identity(self) -> dict:
+        """What must not change while the run goes on, in the form in which run.json has it."""
+        name = next((name for name, preset in PRESETS.items() if preset == self.preset), "of its own")
+        return json.loads(json.dumps({"format": FORMAT, "seed": self.seed, "preset": name, **asdict(self.preset)}))
+
+    def check(self):
+        """`ValueError` if the folder was begun with another seed or preset."""
+        before = begun(self.folder)
+        for key, value in self.identity().items() if before else ():
+            if before.get(key) != value:
+                raise ValueError(f"{self.folder} was begun with {key} {before.get(key)!s:.90}, not {value!s:.90}: go "
+                                 "on with that, or name another folder")
+
+    @contextmanager
+    def claimed(self):
+        """Hold the folder, to train in it: `ValueError` if another process does, or if it is of another run."""
+        with locked(self.folder) if ranks()[0] == 0 else nullcontext():
+            self.check()
+            if not begun(self.folder) and ranks()[0] == 0:
+                if left := [*self.folder.glob("*/report.json"), *self.folder.glob("*.state.safetensors")]:
+                    raise ValueError(f"{self.folder} has {left[0].name}, but no run.json that says of which seed and "
+                                     "preset: name another folder")
+                write_json(self.folder / "run.json", self.identity())
+            yield
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The run's own; trained at the first use. Every process must call it, since they wait for one another."""
+        if not (self.tokenizer_folder / "tokenizer_config.json").is_file() and ranks()[0] == 0:
+            with whole_folder(self.tokenizer_folder) as part:
+                train_tokenizer(self.preset.vocab_size, self.preset.corpus, self.seed).save_pretrained(part)
         barrier()
-        return Tokenizer.from_pretrained(folder)
+        return Tokenizer.from_pretrained(self.tokenizer_folder)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -99,22 +127,17 @@ class Run:
 
     def untrained(self, context: int) -> Exaone4:
         """The model before its first step."""
-        preset, tokenizer = self.preset, self.tokenizer
-        kinds = (preset.pattern * preset.layers)[:preset.layers]
+        preset, tokenizer = self.preset, self.load_tokenizer()
+        kinds = layer_types(preset.pattern, preset.layers)
         torch.manual_seed(self.seed)
         model = Exaone4(Config(
             vocab_size=tokenizer.vocab_size, hidden_size=preset.hidden_size,
             head_dim=preset.hidden_size // preset.heads, intermediate_size=preset.intermediate_size,
             num_hidden_layers=preset.layers, num_attention_heads=preset.heads, num_key_value_heads=preset.kv_heads,
-            layer_types=[{"L": SLIDING, "G": GLOBAL}[kind] for kind in kinds],
-            sliding_window=preset.window if "L" in kinds else None, rope_theta=10_000.0,
+            layer_types=kinds, sliding_window=preset.window if SLIDING in kinds else None, rope_theta=10_000.0,
             max_position_embeddings=context, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id))
-        # The norm at a block's end makes its output as large as its gain, while embeddings begin at 0.02: with gains of
-        # 1 the blocks drown the token. (Mean loss of a small model after 120 steps: 3.17 with 1, 2.25 with 0.02.)
-        for layer in model.layers:
-            for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
-                torch.nn.init.constant_(norm.weight, model.config.initializer_range)
+        small_gains(model)
         return model.to(self.device)
 
     def load(self, stage: str, context: int | None = None) -> Exaone4:
@@ -134,17 +157,15 @@ class Run:
         return read_json(self.folder / stage / "report.json")
 
     def save(self, stage: str, model: Exaone4, report: dict):
-        """Write a stage's model and report at once, and forget its checkpoint."""
+        """Write a stage's model, in bfloat16, and report at once, and forget its checkpoint."""
         if ranks()[0] == 0:
-            part = self.folder / f".{stage}.{os.getpid()}.part"
-            model.to(torch.bfloat16).save_pretrained(part)
-            for file in self.tokenizer_folder.iterdir():
-                shutil.copy(file, part)
-            name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-            write_json(part / "report.json", {"stage": stage, "seed": self.seed, "hardware": name,
-                                              "torch": torch.__version__, **report})
-            shutil.rmtree(self.folder / stage, ignore_errors=True)
-            part.rename(self.folder / stage)
+            with whole_folder(self.folder / stage) as part:
+                in_bfloat16(model).save_pretrained(part)
+                for file in self.tokenizer_folder.iterdir():
+                    shutil.copy(file, part)
+                name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+                write_json(part / "report.json", {"stage": stage, "seed": self.seed, "hardware": name,
+                                                  "torch": torch.__version__, **report})
             for checkpoint in self.folder.glob(f"{stage}*.state.safetensors"):
                 checkpoint.unlink()
         barrier()
@@ -154,3 +175,46 @@ def barrier():
     """Wait for the other processes, if there are any."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def begun(folder: Path) -> dict:
+    """What a run's folder says of how it was begun (`Run.identity`); {} before that."""
+    file = folder / "run.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def small_gains(model: Exaone4):
+    """Let the norms at the blocks' ends begin as small as the embeddings.
+
+    Such a norm makes a block's output as large as its gain, while embeddings begin at 0.02: with gains of 1 the blocks
+    drown the token. (Mean loss of a small model after 120 steps: 3.17 with 1, 2.25 with 0.02.)
+    """
+    for layer in model.layers:
+        for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+            torch.nn.init.constant_(norm.weight, model.config.initializer_range)
+
+
+def in_bfloat16(model: Exaone4) -> Exaone4:
+    """A copy on the CPU; the model itself stays as it is."""
+    with torch.device("meta"):
+        copy = Exaone4(model.config)
+    weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in model.state_dict().items()}
+    copy.load_state_dict(weights, assign=True)
+    return copy
+
+
+def prepare(device="auto") -> torch.device:
+    """For a command: make sums repeatable, join the other processes under torchrun, return this process's device.
+
+    It changes the whole process: its environment, and the precision of its matrix products.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are parallel enough
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see `loop.repeatable`
+    torch.set_float32_matmul_precision("high")
+    device = pick_device(device)
+    if "RANK" in os.environ:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device

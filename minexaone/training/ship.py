@@ -4,11 +4,10 @@
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
-from minexaone.files import with_temporary
+from minexaone.files import whole_folder
 from minexaone.model import Config, Exaone4
 from minexaone.scoring.evaluate import share, wilson
 from minexaone.tasks import LANGUAGES, TASKS
@@ -122,15 +121,13 @@ def ship(run: Path, assets: Path, preset: str):
     if missing:
         raise SystemExit(f"{run} has no finished {', '.join(missing)}: train first, with "
                          f"`python -m minexaone.training --out {run}`")
-    for name, stage in {"model": FINAL, **{f"stages/{name}": stage for name, stage in LESSONS.items()}}.items():
-        folder = assets / name
-        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        shutil.copytree(run / stage, part, ignore=shutil.ignore_patterns("report.json"))
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    model = Exaone4.from_pretrained(assets / "model", device="cpu")
+    model = Exaone4.from_pretrained(run / FINAL, device="cpu")
     text = card(found, model.config, sum(p.numel() for p in model.parameters()), preset)
-    with_temporary(assets / "model" / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
+    for name, stage in {"model": FINAL, **{f"stages/{name}": stage for name, stage in LESSONS.items()}}.items():
+        with whole_folder(assets / name) as part:
+            shutil.copytree(run / stage, part, ignore=shutil.ignore_patterns("report.json"), dirs_exist_ok=True)
+            if stage == FINAL:
+                (part / "README.md").write_text(text, encoding="utf-8")
     report.main([str(run), "--out", str(assets / "training")])
 
 
@@ -141,7 +138,10 @@ def main(argv=None):
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="that the run was trained with (tiny)")
     args = parser.parse_args(argv)
-    ship(args.run, args.assets, args.preset)
+    try:
+        ship(args.run, args.assets, args.preset)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"minexaone.training.ship: {error}\n")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def win_rate(ours: list[Rollout], theirs: list[Rollout]) -> float:
 
 def simper(run: Run, stage: int):
     """Stage 1: right and short. Stage 2: pleasant and in the right language, on some of stage 1's queries too."""
-    preset, tokenizer = run.preset, run.tokenizer
+    preset, tokenizer = run.preset, run.load_tokenizer()
     model = run.load("agapo" if stage == 1 else "simper1")
     before = held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens)
     queries, group, pairs_per_step = preset.pairs
