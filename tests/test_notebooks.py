@@ -41,7 +41,7 @@ def test_every_public_definition_of_the_model_is_taught_in_exactly_one_notebook(
 @pytest.fixture
 def lesson(tmp_path):
     """A lesson with two marked cells, one of a class in parts."""
-    cells = ["# from minexaone/model.py: RMSNorm", "# from minexaone/model.py: Exaone4.device, Exaone4.generate",
+    cells = ["# from minexaone/model.py: RMSNorm", "# from minexaone/model.py: Exaone4.device, Exaone4.head",
              "1 + 1"]
     path = tmp_path / "00_lesson.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells]), path)
