@@ -127,4 +127,4 @@ def test_links_lead_somewhere(path):
 def test_the_style_file_is_used_by_every_lesson():
     for path in LESSONS + SOLUTIONS:
         source = "\n".join(cell.source for cell in code_cells(path))
-        assert "plt.show()" not in source or "lesson.mplstyle" in source, path.name
+        assert "plt.show()" not in source or "minexaone.lesson" in source, path.name
