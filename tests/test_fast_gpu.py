@@ -137,7 +137,7 @@ def test_recorded_steps_continue_as_unrecorded_ones_would():
 @pytest.mark.skipif(not CUDA, reason="the fast path needs a GPU")
 def test_the_fast_path_follows_its_model():
     model, prompts = Exaone4.from_pretrained(dtype="bfloat16", device="cuda"), [[7 + i] * (30 + i) for i in range(3)]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     speed_up(model)
 
     def agree(least=30):  # of 36: rounding may decide between near ties
@@ -148,10 +148,11 @@ def test_the_fast_path_follows_its_model():
         assert sum(a == b for x, y in zip(clear, found, strict=True) for a, b in zip(x, y, strict=True)) >= least
 
     agree()
-    before = model.layers[0].self_attn.q_proj.weight.clone()
-    model(torch.tensor(prompts[:1], device="cuda")).float().logsumexp(-1).mean().backward()
+    before = model.layers[0].self_attn.q_proj.weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = parameter.detach().clone()
     optimizer.step()
-    assert not torch.equal(before, model.layers[0].self_attn.q_proj.weight)  # though fused since
+    assert torch.equal(before * 0.5, model.layers[0].self_attn.q_proj.weight)  # though fused since
     agree()
     model.load_state_dict({key: tensor * 1.01 for key, tensor in model.state_dict().items()}, assign=True)
     agree()
