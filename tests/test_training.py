@@ -188,6 +188,12 @@ def test_algorithms_are_compared(run, tmp_path, capsys):
     assert capsys.readouterr().out.count("compare.agapo-0:") == 1  # what is done is done
 
 
+def test_a_comparison_with_another_preset_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as end:
+        compare.main([str(run), "--device", "cpu"])
+    assert end.value.code == 1 and "preset smoke, not tiny" in capsys.readouterr().err
+
+
 def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
     monkeypatch.setattr(lab, "STAGES", tmp_path / "stages")

@@ -1,6 +1,7 @@
 """Train everything from nothing: python -m minexaone.training --out runs/tiny
 
-Stages that are complete are skipped, and one that was killed goes on from its last checkpoint. With several GPUs:
+Stages that are complete are skipped, and one that was killed goes on from its last checkpoint; with another seed or
+preset, or while another process trains there, a folder is refused. With several GPUs:
 torchrun --nproc-per-node 2 -m minexaone.training --out runs/tiny
 """
 

@@ -122,7 +122,7 @@ class Run:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where `tokenizer` lies, for the processes that draw data."""
+        """Where the tokenizer lies, for the processes that draw data."""
         return self.folder / "tokenizer"
 
     def untrained(self, context: int) -> Exaone4:
