@@ -6,6 +6,8 @@ import sys
 import time
 
 PROGRAM = "python -m minexaone"
+NOTES = {"length": "the reply was cut off at --max-new-tokens or the end of the context",
+         "thinking": "the answer, or a call in it, stayed inside the thinking"}
 
 
 def main(argv=None):
@@ -47,7 +49,8 @@ def ask(argv):
 def chat(argv):
     """Hold a conversation."""
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} chat", description="Talk with the model. Ctrl-D ends the "
-                                     "conversation; Ctrl-C stops a reply and takes the question back.")
+                                     "conversation; Ctrl-C stops a reply and takes the question back; /clear begins "
+                                     "anew.")
     options = add_options(parser).parse_args(argv)
     conversation = load_chat(options)
     with contextlib.suppress(ImportError):
@@ -58,7 +61,9 @@ def chat(argv):
         except EOFError:
             print()
             return
-        if prompt.strip():
+        if prompt.strip() == "/clear":
+            conversation.clear()
+        elif prompt.strip():
             try:
                 print_reply(conversation, prompt)
             except KeyboardInterrupt:
@@ -166,9 +171,13 @@ def load_chat(options):
     """A conversation with the model that the options name."""
     # Imported here, so that --help and wrong usage answer at once.
     from minexaone import Chat, Exaone4, Tokenizer, speed_up
-    from minexaone.config_json import sampling_advice
+    from minexaone.config_json import DTYPES, sampling_advice
     from minexaone.files import resolve
+    from minexaone.model import pick_device
 
+    pick_device(options.device)  # a wrong one is known before a long download, and so is a wrong dtype
+    if options.dtype not in ("auto", *DTYPES):
+        raise ValueError(f"dtype is {options.dtype!r}, expected auto, {', '.join(DTYPES)}")
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
     model = Exaone4.from_pretrained(folder, options.dtype, options.device)
@@ -204,8 +213,8 @@ def print_reply(conversation, prompt):
     finally:  # also when the reply is interrupted, or the terminal would stay dim
         if before:
             print(normal if before != "content" else "", file=sys.stdout if before == "content" else sys.stderr)
-    if conversation.reply.finish_reason == "length":
-        print("minexaone: the reply was cut off at --max-new-tokens or the end of the context", file=sys.stderr)
+    if note := NOTES.get(conversation.reply.finish_reason):
+        print(f"minexaone: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":
