@@ -250,6 +250,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.count, args.needles) < 1:
         raise ValueError("--count and --needles must be at least 1")
+    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):  # known before the work is done
+        raise ValueError(f"--json is {args.json}, expected a file in a folder that exists")
     scores = evaluate(args.model, args.count, args.needles, args.device, args.seed)
     if args.json:
         write_json(args.json, scores)
