@@ -129,8 +129,9 @@ class Chat:
                     and len(prompt) + min(self.options["max_new_tokens"], context // 2) > context):
                 del messages[users[0]:users[1]]
             elif len(prompt) >= context:
-                way = ("this turn alone fills it, so shorten it" if len(users) == 1 else
-                       "begin anew with clear(), or let Chat(..., drop_oldest=True) forget the oldest turns")
+                alone = self.tokenizer.apply_chat_template(messages[users[-1]:], tools=self.schemas)
+                way = ("this turn alone fills it, so shorten it" if len(alone) >= context else
+                       "begin anew with /clear (in Python clear(), or Chat(..., drop_oldest=True) to forget old ones)")
                 raise ValueError(f"the conversation has {len(prompt)} tokens, the context holds {context}: {way}")
             else:
                 return prompt

@@ -9,8 +9,10 @@ import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from minexaone.threads import use_one_thread
 from minexaone.tokenizer import Tokenizer
 
+use_one_thread()  # nearly all tests have small models: on a busy machine a second thread makes them many times slower
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run, slowly, without a GPU
     os.environ["TRITON_INTERPRET"] = "1"
 
