@@ -13,6 +13,8 @@ from copy import deepcopy
 from minexaone.reply import Reply, ReplyParser
 from minexaone.tools import argument_error, call_function, checked_json, tool_schema
 
+LONGEST_ERROR = 500  # characters of it that the model reads: it may repeat a value of any length
+
 
 class Chat:
     """Holds a conversation with a model.
@@ -37,6 +39,8 @@ class Chat:
                  parse_special=False, drop_oldest=False, max_new_tokens=1024, **sampling):
         if reasoning_budget is not None and not reasoning:
             raise ValueError("reasoning_budget limits thinking, and there is none: set reasoning=True or leave it out")
+        if type(max_rounds) is not int or max_rounds < 0:
+            raise ValueError(f"max_rounds is {max_rounds!r}, expected a whole number, 0 to run no call at all")
         self.model, self.tokenizer, self.system = model, tokenizer, system
         self.reasoning, self.max_rounds, self.parse_special = reasoning, max_rounds, parse_special
         self.drop_oldest, self.options = drop_oldest, {"max_new_tokens": max_new_tokens, **sampling}
@@ -106,7 +110,8 @@ class Chat:
                     call.error = call.error or "not run: too many rounds of tool calls in one turn"
                 else:
                     self._run(call)
-                result = call.result if call.error is None else {"error": call.error}
+                    self._fit(call, config)
+                result = call.result if call.error is None else {"error": call.error[:LONGEST_ERROR]}
                 messages.append({"role": "tool", "content": result})
                 yield "tool_result", json.dumps(result, ensure_ascii=False)
             turn = Reply("\n\n".join(filter(None, [turn.reasoning, reply.reasoning])), reply.content,
@@ -129,8 +134,9 @@ class Chat:
                     and len(prompt) + min(self.options["max_new_tokens"], context // 2) > context):
                 del messages[users[0]:users[1]]
             elif len(prompt) >= context:
-                alone = self.tokenizer.apply_chat_template(messages[users[-1]:], tools=self.schemas)
-                way = ("this turn alone fills it, so shorten it" if len(alone) >= context else
+                turn = messages[:users[0]] + messages[users[-1]:]
+                alone = self.tokenizer.apply_chat_template(turn, tools=self.schemas)
+                way = ("this turn with the system prompt fills it, so shorten it" if len(alone) >= context else
                        "begin anew with /clear (in Python clear(), or Chat(..., drop_oldest=True) to forget old ones)")
                 raise ValueError(f"the conversation has {len(prompt)} tokens, the context holds {context}: {way}")
             else:
@@ -156,6 +162,13 @@ class Chat:
             raise
         except BaseException as error:  # noqa: BLE001  (whatever went wrong in a tool, sys.exit too, is for the model)
             call.error = _in_words(error)
+
+
+    def _fit(self, call, config):
+        """A result that would fill the context is an error for the model to read: the turn goes on."""
+        size = len(self.tokenizer.encode(json.dumps(call.result, ensure_ascii=False), parse_special=False))
+        if config and size > config.max_position_embeddings // 4:
+            call.result, call.error = None, f"the result has {size} tokens, which is too long: ask for less"
 
 
 def _in_words(error):

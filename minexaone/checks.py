@@ -3,7 +3,7 @@
 import math
 import reprlib
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from minexaone.config_json import DTYPES, GLOBAL, LLAMA3, MOST_LAYERS, SIZES, SLIDING
 from minexaone.files import CheckpointError
@@ -59,13 +59,14 @@ def as_rows(prompts) -> tuple[list[list[int]], bool]:
         if "input_ids" not in prompts:
             raise ValueError(f"the prompt is a dictionary of {', '.join(map(str, prompts))}, expected input_ids in it")
         rows, single = as_rows(prompts["input_ids"])
-        masks, _ = as_rows(prompts.get("attention_mask", [[1] * len(row) for row in rows]))
+        mask = prompts.get("attention_mask")
+        masks, _ = as_rows([[1] * len(row) for row in rows] if mask is None else mask)
         if [len(mask) for mask in masks] != [len(row) for row in rows]:
             raise ValueError("attention_mask must have the shape of input_ids")
         return [[id for id, kept in zip(row, mask, strict=True) if kept]
                 for row, mask in zip(rows, masks, strict=True)], single
     plain = prompts.tolist() if hasattr(prompts, "tolist") else prompts
-    if isinstance(plain, str | bytes) or not isinstance(plain, Iterable):
+    if isinstance(plain, str | bytes | bytearray | memoryview) or not isinstance(plain, Iterable):
         raise ValueError(f"the prompt is of type {type(prompts).__name__}, but must be token ids: encode text with the "
                          "tokenizer first")
     plain = [item.tolist() if hasattr(item, "tolist") else item for item in plain]
@@ -87,7 +88,8 @@ def check_generation(config, prompts, **options):
         return type(value) is int and 0 <= value <= most
 
     def ids(values):
-        return isinstance(values, Collection) and all(whole(id, config.vocab_size - 1) for id in values)
+        return (isinstance(values, list | tuple | set | frozenset | range)
+                and all(whole(id, config.vocab_size - 1) for id in values))
 
     for name, good, expected in (
             ("max_new_tokens", lambda n: whole(n) and n, "a whole number from 1"),

@@ -58,9 +58,9 @@ def sampling_advice(folder, reasoning):
         kinds, good, expected = SAMPLING[key]
         if type(value) not in kinds or not good(value):
             raise CheckpointError(f"{folder / 'generation_config.json'}: {key} is {value!r:.80}, expected {expected}")
-    if not advice:
-        return {"temperature": 0.6, "top_p": 0.95} if reasoning else {}
-    if advice.pop("do_sample", advice.keys() != {"presence_penalty"}):  # numbers to sample with mean that one should
+    if advice.keys() <= {"presence_penalty"}:
+        return ({"temperature": 0.6, "top_p": 0.95} if reasoning else {}) | advice
+    if advice.pop("do_sample", True):  # numbers to sample with mean that one should
         return {"temperature": 1.0} | advice
     return {key: value for key, value in advice.items() if key == "presence_penalty"}
 

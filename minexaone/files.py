@@ -21,6 +21,10 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
+# Names of tensors that stand for quantized weights.
+QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".scales", ".SCB", ".absmax")
+
+
 class CheckpointError(ValueError):
     """A checkpoint cannot be found, or one of its files is not what it must be. The message says what to do."""
 
@@ -227,6 +231,9 @@ def weight_files(folder, shapes):
         plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if plain.endswith("rotary_emb.inv_freq"):
             continue
+        if plain.endswith(QUANTIZED):
+            raise CheckpointError(f"{folder}: the weights are quantized ({name}), though config.json does not say how: "
+                                  "choose the unquantized checkpoint")
         if plain not in shapes and f"model.{plain}" in shapes:
             plain = f"model.{plain}"
         if plain in found:

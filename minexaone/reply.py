@@ -48,6 +48,7 @@ class ReplyParser:
         self._texts = {"reasoning": "", "content": "", "tool_call": ""}
         self._tool_calls, self._call_in_thought = [], False
         self.ended = False
+        self._thinks = reasoning
         # With reasoning on, the prompt itself ends with "<think>\n".
         self._enter("reasoning" if reasoning else "content")
 
@@ -112,7 +113,7 @@ class ReplyParser:
         if not self.ended:
             reply.finish_reason = "length"
         elif (self._kind == "reasoning" or self._call_in_thought
-              or reply.reasoning and not (reply.content or reply.tool_calls)):
+              or (reply.reasoning or self._thinks) and not (reply.content or reply.tool_calls)):
             reply.finish_reason = "thinking"
         return reply
 

@@ -351,7 +351,7 @@ def _find_template(folder, config):
         file = folder / "chat_template.jinja"
         file = file if file.is_file() else TEMPLATE
         try:
-            template = file.read_text(encoding="utf-8")
+            template = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{file} cannot be read ({error}): download it again") from error
     if not isinstance(template, str):

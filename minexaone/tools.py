@@ -149,9 +149,9 @@ def _from_json(value, hint):
     origin, args = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
-    if origin is list:
+    if origin is list and args:  # typing.List has none
         return [_from_json(item, args[0]) for item in value]
-    if origin is dict:
+    if origin is dict and args:
         return {key: _from_json(item, args[1]) for key, item in value.items()}
     if origin in (Union, types.UnionType) and value is not None:
         return _from_json(value, next(arg for arg in args if arg is not type(None) and _fits(value, _type_schema(arg))))

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
-from typing import Any, Literal, Optional, Union
+from typing import Any, Dict, List, Literal, Optional, Union  # noqa: UP035
 
 import pytest
 from hypothesis import example, given
@@ -555,8 +555,39 @@ def test_a_history_that_fills_the_context(toy_tokenizer):
             assert chat.messages == before[:1] and chat.reply is None and chat.send("and now?").content == "ok"
         model.replies[:] = [call("page", characters=2000) + END]
         chat = Chat(model, toy_tokenizer, tools=[page], drop_oldest=drop_oldest)
-        with pytest.raises(ValueError, match="this turn alone fills it"):
+        with pytest.raises(ValueError, match="this turn with the system prompt fills it"):
             chat.send("go")
+
+
+def test_a_result_or_error_that_would_fill_the_context_is_told_and_the_turn_goes_on(toy_tokenizer):
+    def big(x: int):
+        """Say much."""
+        return "word " * 5000
+
+    wrong = '<tool_call>{"name": "big", "arguments": {"x": "' + "9" * 5000 + '"}}</tool_call>' + END
+    for reply, words in ((call("big", x=1) + END, "tokens, which is too long"), (wrong, "wrong arguments")):
+        found = Chat(Script(toy_tokenizer, reply, f"ok{END}", context=12000), toy_tokenizer, tools=[big]).send("go")
+        assert found.content == "ok" and words in found.tool_calls[0].error and found.tool_calls[0].result is None
+
+
+def test_bare_hints_of_typing_take_what_their_schema_says(toy_tokenizer):
+    def count(x: List, y: Dict | None = None):  # noqa: UP006
+        """Count."""
+        return len(x) + len(y or {})
+
+    model = Script(toy_tokenizer, call("count", x=[1, 2], y={"a": 1}) + END, f"3{END}")
+    assert Chat(model, toy_tokenizer, tools=[count]).send("go").tool_calls[0].result == 3
+
+
+def test_nothing_behind_an_empty_thought_is_not_silent(toy_tokenizer):
+    model = Script(toy_tokenizer, f"</think>{END}")
+    assert Chat(model, toy_tokenizer, reasoning=True).send("go").finish_reason == "thinking"
+
+
+@pytest.mark.parametrize("rounds", [-1, None, 1.5, True])
+def test_rounds_of_a_wrong_kind_are_named(toy_tokenizer, rounds):
+    with pytest.raises(ValueError, match="max_rounds is"):
+        Chat(None, toy_tokenizer, max_rounds=rounds)
 
 
 def test_turns_that_overlap_are_refused(toy_tokenizer):

@@ -15,7 +15,7 @@ from transformers import Exaone4Config, Exaone4ForCausalLM
 import minexaone.model as model_module
 from minexaone.__main__ import main
 from minexaone.config_json import sampling_advice
-from minexaone.files import CheckpointError, replace_folder, resolve, write_json
+from minexaone.files import SHIPPED, CheckpointError, replace_folder, resolve, write_json
 from minexaone.linear.int8 import quantize
 from minexaone.model import Config, Exaone4
 
@@ -730,7 +730,7 @@ ADVICE = {  # id: (generation_config.json, options with reasoning, options witho
     "numbers": ({"do_sample": True, "min_p": 0.1} | ALL, ALL, ALL),
     "numbers without do_sample": ({"temperature": 0.7}, {"temperature": 0.7}, {"temperature": 0.7}),
     "do_sample without numbers": ({"do_sample": True}, {"temperature": 1.0}, {"temperature": 1.0}),
-    "penalty alone": (PENALTY, PENALTY, PENALTY),
+    "penalty alone": (PENALTY, {"temperature": 0.6, "top_p": 0.95} | PENALTY, PENALTY),
 }
 
 
@@ -812,3 +812,13 @@ def test_at_every_moment_the_old_or_the_new_folder_is_whole(fails, tmp_path, mon
     make("newer")
     replace_folder(new, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["qweight", "weight_packed", "weight_scale"])
+def test_quantized_weights_are_named_also_where_config_json_is_silent(tmp_path, name):
+    shutil.copytree(SHIPPED, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors[f"model.layers.0.mlp.up_proj.{name}"] = tensors.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"are quantized .*{name}.*choose the unquantized"):
+        Exaone4.from_pretrained(tmp_path / "model")

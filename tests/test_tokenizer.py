@@ -578,3 +578,11 @@ def test_every_copy_of_the_projects_template_is_the_same():
     copies = sorted(SHIPPED.parent.rglob("chat_template.jinja"))
     assert len(copies) >= 4 and {file.read_text(encoding="utf-8") for file in copies} == {
         TEMPLATE.read_text(encoding="utf-8")}
+
+
+@pytest.mark.parametrize("arguments, written", [
+    ('{"a": 1}', '{"a": 1}'), ('{"a": 1', '"{\\"a\\": 1"'), ("{bad", '"{bad"')])
+def test_arguments_that_are_no_whole_object_are_quoted(toy_tokenizer, arguments, written):
+    message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    text = toy_tokenizer.apply_chat_template([{"role": "user", "content": "x"}, message], tokenize=False)
+    assert f'"arguments": {written}}}</tool_call>' in text
