@@ -7,7 +7,8 @@ import time
 
 PROGRAM = "python -m minexaone"
 NOTES = {"length": "the reply was cut off at --max-new-tokens or the end of the context",
-         "thinking": "the answer, or a call in it, stayed inside the thinking"}
+         "thinking": "the answer, or a call in it, stayed inside the thinking",
+         "tool_limit": "the model kept calling tools, and there are none here"}
 
 
 def main(argv=None):
@@ -150,16 +151,16 @@ def add_options(parser):
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto: as stored (auto)")
-    parser.add_argument("--fast", action="store_true", help="compile first, seconds on CUDA and about half a minute "
-                        "on a CPU (less the next time); then every token comes sooner")
+    parser.add_argument("--fast", action="store_true", help="compile first, seconds on CUDA and longer on a CPU "
+                        "(less the next time); then every token comes sooner")
     parser.add_argument("--int8", action="store_true", help="round the weights to 8 bits: half the memory of bfloat16")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--reasoning", action="store_true", help="think before answering; the thinking goes to stderr")
     parser.add_argument("--budget", type=int, metavar="N", help="close the thinking after N tokens (no limit)")
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N",
                         help="longest reply, thinking included (1024)")
-    parser.add_argument("--temperature", type=float, help="0 is greedy (this and the next three: what the checkpoint "
-                        "advises, see README)")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (left out: the checkpoint's advice, also for "
+                        "the next three; see README)")
     parser.add_argument("--top-k", type=int, help="sample from the k likeliest; 0 is all")
     parser.add_argument("--top-p", type=float, help="sample from the fewest reaching this probability")
     parser.add_argument("--presence-penalty", type=float, help="subtracted from ids already generated")
@@ -207,7 +208,7 @@ def print_reply(conversation, prompt):
                 print("" if before == "content" else normal, file=sys.stdout if before == "content" else sys.stderr)
             if kind == "content":
                 print(text, end="", flush=True)
-            else:  # thinking, and calls of tools that there are none of here
+            else:  # thinking, and calls of tools, of which there are none here
                 print(dim * (kind != before) + text, end="", file=sys.stderr, flush=True)
             before = kind
     finally:  # also when the reply is interrupted, or the terminal would stay dim

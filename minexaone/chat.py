@@ -27,7 +27,8 @@ class Chat:
     max_rounds: how many times in one turn the model's calls are run and their results handed back.
     parse_special: True lets control tokens spelled in messages and tool results take effect
         (see `Tokenizer.apply_chat_template`).
-    drop_oldest: forget the oldest turns when the history leaves no room for a reply in the context.
+    drop_oldest: forget the oldest turns when the history leaves no room for a reply in the context. A tool's result
+        of more than a quarter of the context is not handed on: the model is told.
     sampling: further options of `Exaone4.stream`, e.g. temperature, top_p, presence_penalty, stop_ids, seed. With a
         seed, reply n of the conversation (from 0) draws with seed + n, or all would draw the same numbers.
 
@@ -110,7 +111,8 @@ class Chat:
                     call.error = call.error or "not run: too many rounds of tool calls in one turn"
                 else:
                     self._run(call)
-                    self._fit(call, config)
+                    if config:
+                        self._fit(call, config.max_position_embeddings // 4)
                 result = call.result if call.error is None else {"error": call.error[:LONGEST_ERROR]}
                 messages.append({"role": "tool", "content": result})
                 yield "tool_result", json.dumps(result, ensure_ascii=False)
@@ -124,9 +126,12 @@ class Chat:
 
     def _prompt(self, messages, context):
         """The ids that lead to the next reply; to make room for it, the oldest turns may leave `messages`."""
-        while True:
-            prompt = self.tokenizer.apply_chat_template(
+        def render(messages):
+            return self.tokenizer.apply_chat_template(
                 messages, tools=self.schemas, enable_thinking=self.reasoning, parse_special=self.parse_special)
+
+        while True:
+            prompt = render(messages)
             if context is None:
                 return prompt
             users = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -134,8 +139,7 @@ class Chat:
                     and len(prompt) + min(self.options["max_new_tokens"], context // 2) > context):
                 del messages[users[0]:users[1]]
             elif len(prompt) >= context:
-                turn = messages[:users[0]] + messages[users[-1]:]
-                alone = self.tokenizer.apply_chat_template(turn, tools=self.schemas)
+                alone = render(messages[:users[0]] + messages[users[-1]:])
                 way = ("this turn with the system prompt fills it, so shorten it" if len(alone) >= context else
                        "begin anew with /clear (in Python clear(), or Chat(..., drop_oldest=True) to forget old ones)")
                 raise ValueError(f"the conversation has {len(prompt)} tokens, the context holds {context}: {way}")
@@ -163,11 +167,10 @@ class Chat:
         except BaseException as error:  # noqa: BLE001  (whatever went wrong in a tool, sys.exit too, is for the model)
             call.error = _in_words(error)
 
-
-    def _fit(self, call, config):
-        """A result that would fill the context is an error for the model to read: the turn goes on."""
+    def _fit(self, call, most):
+        """A result of more tokens than that becomes an error for the model to read: the turn goes on."""
         size = len(self.tokenizer.encode(json.dumps(call.result, ensure_ascii=False), parse_special=False))
-        if config and size > config.max_position_embeddings // 4:
+        if size > most:
             call.result, call.error = None, f"the result has {size} tokens, which is too long: ask for less"
 
 

@@ -2,10 +2,9 @@
 
 import math
 import reprlib
-import sys
 from collections.abc import Iterable, Mapping
 
-from minexaone.config_json import DTYPES, GLOBAL, LLAMA3, MOST_LAYERS, SIZES, SLIDING
+from minexaone.config_json import DTYPES, GLOBAL, LLAMA3, MOST_LAYERS, SAMPLING, SIZES, SLIDING
 from minexaone.files import CheckpointError
 
 MOST = 2**20  # bounds every size, so that a mistake in config.json cannot fill the memory
@@ -80,10 +79,7 @@ def as_rows(prompts) -> tuple[list[list[int]], bool]:
 
 
 def check_generation(config, prompts, **options):
-    """Raise `ValueError` for a prompt (a list of ids) or a sampling option that cannot be used."""
-    def number(value):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
+    """Raise `ValueError` for prompts (lists of ids) or an option that cannot be used."""
     def whole(value, most=math.inf):
         return type(value) is int and 0 <= value <= most
 
@@ -91,23 +87,20 @@ def check_generation(config, prompts, **options):
         return (isinstance(values, list | tuple | set | frozenset | range)
                 and all(whole(id, config.vocab_size - 1) for id in values))
 
-    for name, good, expected in (
-            ("max_new_tokens", lambda n: whole(n) and n, "a whole number from 1"),
-            ("temperature", lambda t: number(t) and 0 <= t <= sys.float_info.max, "0 (greedy) or more"),
-            ("top_k", whole, "a whole number, 0 for all"),
-            ("top_p", lambda p: number(p) and 0 < p <= 1, "above 0 and at most 1"),
-            ("presence_penalty", lambda p: number(p) and -2 <= p <= 2, "between -2 and 2"),
-            ("seed", lambda n: n is None or whole(n, 2**62 - 1), "a whole number below 2**62, or None"),
-            ("stop_ids", lambda s: s is None or ids(s), "token ids of this model, or None for the checkpoint's"),
-            ("reasoning_budget", lambda n: n is None or whole(n), "a whole number of tokens, or None"),
-            ("think_end_id", lambda n: n is None or ids([n]), "a token id of this model"),
-            ("close_ids", ids, "token ids of this model")):
+    rules = SAMPLING | {
+        "max_new_tokens": (lambda n: whole(n) and n, "a whole number from 1"),
+        "seed": (lambda n: n is None or whole(n, 2**62 - 1), "a whole number below 2**62, or None"),
+        "stop_ids": (lambda s: s is None or ids(s), "token ids of this model, or None for the checkpoint's"),
+        "reasoning_budget": (lambda n: n is None or whole(n), "a whole number of tokens, or None"),
+        "think_end_id": (lambda n: n is None or ids([n]), "a token id of this model"),
+        "close_ids": (ids, "token ids of this model")}
+    for name, (good, expected) in rules.items():
         if not good(options[name]):
             raise ValueError(f"{name} is {reprlib.repr(options[name])}, expected {expected}")
     if options["reasoning_budget"] is not None and (options["think_end_id"] is None or not options["close_ids"]):
         raise ValueError("reasoning_budget needs think_end_id and close_ids: the ids that end the thinking")
     longest = config.max_position_embeddings - 1
-    for prompt in prompts or [()]:
+    for prompt in prompts:
         if not prompt:
             raise ValueError("a prompt is empty: it needs at least one token")
         if len(prompt) > longest:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 from minexaone.files import CheckpointError, again, is_there, read_json
 
@@ -15,13 +16,14 @@ SIZES = (*REQUIRED, "num_key_value_heads", "head_dim")
 OTHERS = ("layer_types", "sliding_window", "rms_norm_eps", "tie_word_embeddings", "initializer_range", *TOKEN_IDS)
 MOST_LAYERS = 1000  # a bound, so that a mistake in config.json cannot fill the memory
 ONLY = {"model_type": "exaone4", "hidden_act": "silu", "attention_dropout": 0}
-SAMPLING = {  # what generation_config.json may say: the kinds of value, which are good, and the same in words
-    "do_sample": ((bool,), lambda value: True, "true or false"),
-    "temperature": ((int, float), lambda value: 0 <= value < float("inf"), "0 (greedy) or more"),
-    "top_k": ((int,), lambda value: value >= 0, "a whole number, 0 for all"),
-    "top_p": ((int, float), lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "presence_penalty": ((int, float), lambda value: -2 <= value <= 2, "between -2 and 2"),
+NUMBER = (int, float)
+SAMPLING = {  # options of `generate`: which values are good, and the same in words
+    "temperature": (lambda t: type(t) in NUMBER and 0 <= t <= sys.float_info.max, "0 (greedy) or more"),
+    "top_k": (lambda k: type(k) is int and k >= 0, "a whole number, 0 for all"),
+    "top_p": (lambda p: type(p) in NUMBER and 0 < p <= 1, "above 0 and at most 1"),
+    "presence_penalty": (lambda p: type(p) in NUMBER and -2 <= p <= 2, "between -2 and 2"),
 }
+ADVICE = SAMPLING | {"do_sample": (lambda value: type(value) is bool, "true or false")}  # in generation_config.json
 QUANTIZATION = ("quantization_config", "quantization")  # the second one is mlx's
 
 
@@ -41,9 +43,9 @@ def _object(path, default=None):
 
 
 def read_sampling(folder):
-    """What generation_config.json says about sampling (`SAMPLING`), unchecked; {} if nothing."""
+    """What generation_config.json says about sampling (`ADVICE`), unchecked; {} if nothing."""
     raw = _object(folder / "generation_config.json", {})
-    return {key: raw[key] for key in SAMPLING if raw.get(key) is not None}
+    return {key: raw[key] for key in ADVICE if raw.get(key) is not None}
 
 
 def sampling_advice(folder, reasoning):
@@ -55,8 +57,8 @@ def sampling_advice(folder, reasoning):
     """
     advice = read_sampling(folder)
     for key, value in advice.items():
-        kinds, good, expected = SAMPLING[key]
-        if type(value) not in kinds or not good(value):
+        good, expected = ADVICE[key]
+        if not good(value):
             raise CheckpointError(f"{folder / 'generation_config.json'}: {key} is {value!r:.80}, expected {expected}")
     if advice.keys() <= {"presence_penalty"}:
         return ({"temperature": 0.6, "top_p": 0.95} if reasoning else {}) | advice
@@ -100,8 +102,8 @@ def config_values(raw):
 
 def quantization(raw):
     """How the weights of a config.json are quantized, in words such as "gptq, 4 bits"; None if they are not."""
-    details = next((raw[key] for key in QUANTIZATION if raw.get(key) is not None), None)
-    if details is None:
+    details = next((raw[key] for key in QUANTIZATION if raw.get(key)), None)
+    if not details:
         return None
     method = details.get("quant_method") if isinstance(details, dict) else None
     method = str(method or ("an unknown method" if raw.get(QUANTIZATION[0]) else "mlx"))[:40]

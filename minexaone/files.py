@@ -1,4 +1,4 @@
-"""Where a checkpoint's files come from: the shipped model, a folder, or the Hugging Face hub."""
+"""A checkpoint's files: found here or on the hub, opened, and written so that they are whole at every moment."""
 
 import contextlib
 import glob
@@ -19,8 +19,6 @@ GGUF = "GGUF files are for llama.cpp and its kind, name a folder or hub id with 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # What torch.compile and distributed training put into the names of the modules that they wrap.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-
-
 # Names of tensors that stand for quantized weights.
 QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".scales", ".SCB", ".absmax")
 
@@ -78,7 +76,8 @@ def other_format(folder):
     if any((folder / f"adapter_{name}").exists() for name in ("config.json", "model.safetensors")):
         return ("the folder holds a LoRA adapter: merge it into its base model (peft: merge_and_unload, then "
                 "save_pretrained) and name that folder, or take the adapter's files out")
-    return GGUF if any(folder.glob("*.gguf")) or "-gguf" in folder.as_posix().lower() else None
+    in_cache = re.search(r"models--[^/]+-gguf/", folder.as_posix().lower())  # of which the weights were not fetched
+    return GGUF if any(folder.glob("*.gguf")) or in_cache else None
 
 
 def write_json(path, value):
@@ -327,7 +326,7 @@ def write_tensors(path, tensors, metadata):
     """
     import torch  # here, because the readers of JSON do not need it
 
-    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "uint8": "U8", "int8": "I8"}
+    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
     header, end = {"__metadata__": metadata}, 0
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))  # stable; keeps every tensor aligned
     for name, tensor in tensors.items():

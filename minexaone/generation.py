@@ -1,7 +1,7 @@
 """From logits to text: reading prompts, choosing one id after the other, knowing when to end.
 
 `model` is an `Exaone4`, which has these functions as methods, or anything like it: with `config`, `device`, `new_cache`
-and `fast`, and called with ids and a cache to give logits. Shapes in comments: B rows, V vocabulary.
+and `fast`, and called as `Exaone4.forward` is. Shapes in comments: B rows, V vocabulary.
 """
 
 import math
@@ -67,7 +67,7 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
             forward = model.fast.renewed()
         ids = choose(prefill(forward, prompts, cache, model.device))
 
-    def step():  # touches tensors only, always the same ones, so that a fast path can record and replay it
+    def step():  # touches tensors only, always the same ones, so that `captured` can record and replay it
         choose.note(ids)
         ids.copy_(choose(forward(ids, cache)))
 
@@ -152,7 +152,7 @@ class Row:
 
 
 class Sampler:
-    """Chooses the next id of every row, [B, 1], from logits [B, 1, V]; `NOT_FINITE` where the largest is no number.
+    """Chooses the next id of every row, [B, 1], from logits [B, 1, V]; `NOT_FINITE` where the largest is not finite.
 
     One uniform number for each row and step, made on the CPU, decides each draw: the same on every device and in every
     batch.

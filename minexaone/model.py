@@ -147,7 +147,7 @@ BLOCK = 512  # queries per mask: a mask is BLOCK × keys for each query head of 
 def attention(q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor | None, window: int | None) -> Tensor:
     """Causal grouped-query attention, masked by the tokens' positions alone; returns [B, H, T, D].
 
-    q [B, H, T, D]; k, v [B, KV, K, D], of which column K - T + t or one before it holds the key of query t;
+    q [B, H, T, D]; k, v [B, KV, K, D], in which the key of query t stands in column K - T + t or earlier;
     q_pos [B, T] and k_pos [B, K], or [T] and [K] if no row has padding: the tokens' positions, negative for padding
     and for empty cache slots. Query i sees key j if 0 <= j <= i and, with a window, i - window < j. k_pos None: every
     query sees every key.
@@ -237,7 +237,10 @@ class KVCache:
         return (self.past + mask.cumsum(1) - 1).masked_fill(mask == 0, -1)
 
     def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store k, v [B, KV, T, D]; return all that these T queries may look at: keys, values and positions."""
+        """Store k, v [B, KV, T, D]; return what these T queries may look at: keys, values, positions.
+
+        Positions None: every query sees all of them.
+        """
         T = k.shape[2]
         keys, values = self.room(layer, k)
         size = keys.shape[2]

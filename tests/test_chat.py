@@ -570,6 +570,12 @@ def test_a_result_or_error_that_would_fill_the_context_is_told_and_the_turn_goes
         assert found.content == "ok" and words in found.tool_calls[0].error and found.tool_calls[0].result is None
 
 
+def test_a_turn_that_is_too_long_alone_is_said_to_be_that_however_it_is_written(toy_tokenizer):
+    chat = Chat(Script(toy_tokenizer, context=2000), toy_tokenizer, drop_oldest=True)
+    with pytest.raises(ValueError, match="this turn with the system prompt fills it"):
+        chat.send("[|endofturn|]" * 500)  # spelled: many ordinary tokens each
+
+
 def test_bare_hints_of_typing_take_what_their_schema_says(toy_tokenizer):
     def count(x: List, y: Dict | None = None):  # noqa: UP006
         """Count."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from minexaone import threads
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.fast.cpu import FastCPU
@@ -251,6 +252,21 @@ def test_fused_projections_stay_the_parameters_of_an_optimizer():
     with torch.no_grad():
         parameters[1].fill_(3.0)
     assert (joined[len(parameters[0]):][:len(parameters[1])] == 3).all()
+
+
+def test_nothing_is_compiled_again_at_the_first_reply(monkeypatch):
+    before = torch.get_num_threads()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "AT_START", 2)
+    torch.set_num_threads(2)  # of which a step of so small a model takes one
+    try:
+        model = speed_up(random_model(replace(TIED, hidden_size=40)))
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        model.generate([3, 4, 5], max_new_tokens=5, stop_ids=[])
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_may_change_as_often_as_one_likes(sped_up, monkeypatch):

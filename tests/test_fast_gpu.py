@@ -169,6 +169,10 @@ def test_the_fast_path_follows_its_model():
     with pytest.raises(ValueError, match="layers.0.mlp.up_proj: a Linear with hooks"):
         model.generate(prompts)
     hook.remove()
+    agree()
+    model.to("cpu")  # of what ran on CUDA, nothing may stay there
+    agree()
+    model.to("cuda")
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))
     for options in ({}, {"temperature": 0.8, "top_p": 0.9}):

@@ -200,10 +200,10 @@ def test_logits_that_are_no_numbers_are_an_error_that_says_what_to_try(model, va
 def test_a_row_that_has_ended_may_hold_what_it_likes(model):
     broken, rows = copy.deepcopy(model), model.generate(PROMPTS[:2], max_new_tokens=5, stop_ids=[])
     stop, other = rows[0][0], rows[1]
-    if stop not in other:
-        with torch.no_grad():
-            broken.embed_tokens.weight[stop] = float("nan")
-        assert broken.generate(PROMPTS[:2], max_new_tokens=5, stop_ids=[stop]) == [[stop], other]
+    assert stop not in other
+    with torch.no_grad():
+        broken.embed_tokens.weight[stop] = float("nan")
+    assert broken.generate(PROMPTS[:2], max_new_tokens=5, stop_ids=[stop]) == [[stop], other]
 
 
 def test_options_stand_in_the_signatures():

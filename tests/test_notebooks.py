@@ -88,6 +88,7 @@ def test_outputs_are_stored_and_free_of_noise(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "execute all cells in order"
     assert any(cell.outputs for cell in cells)
     for cell in cells:
+        assert "execution" not in cell.metadata, "the times of an execution: see the README's command"
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", cell.source[:80]
             assert "image/svg+xml" not in output.get("data", {}), "SVG is compared byte by byte: use PNG"

@@ -4,10 +4,11 @@
 def speed_up(model):
     """Let an `Exaone4` generate through the fast path of its device from now on; returns the model.
 
-    Its tokens are those of the clear path up to rounding. It compiles: for seconds on CUDA (`gpu.py`), for about
-    half a minute on the CPU (`cpu.py`), less in later runs, which find the results on disk. Call it again after
-    moving, converting, quantising or loading weights. Raises ValueError where there is no fast path, and RuntimeError
-    if what compiles it is missing: Triton on CUDA, a C++ compiler on the CPU.
+    Its tokens are those of the clear path up to rounding. It compiles: for seconds on CUDA (`gpu.py`), longer on the
+    CPU (`cpu.py`), less in later runs, which find the results on disk. It follows the model: when its weights are
+    loaded, converted or moved, the next generation makes it anew. Raises ValueError where there is no fast path or the
+    model has modules that it cannot see through, and RuntimeError if what compiles it is missing: Triton on CUDA, a
+    C++ compiler on the CPU.
     """
     if model.device.type == "cuda":
         try:

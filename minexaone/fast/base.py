@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from minexaone.linear import kernel_form
+from minexaone.linear import altered, kernel_form
 from minexaone.model import MLP, Attention, DecoderLayer, Exaone4, RMSNorm
 
 TRANSPARENT = (Attention, DecoderLayer, MLP, RMSNorm, nn.ModuleList)  # modules whose mathematics a fast path knows
@@ -17,9 +17,8 @@ def fingerprint(model: Exaone4) -> list[tuple]:
     for name, module in model.named_modules():
         if type(module) is RMSNorm:
             found.append(_identity(name, module.weight))
-        if type(module) in TRANSPARENT or module is model:
-            if not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module):
-                continue
+        if (type(module) in TRANSPARENT or module is model) and not altered(module):
+            continue
         try:
             found += [_identity(name, tensor) for tensor in kernel_form(module)]
         except ValueError as error:

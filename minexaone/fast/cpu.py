@@ -15,6 +15,7 @@ from torch import Tensor
 from minexaone.fast.base import FastPath
 from minexaone.linear import kernel_form
 from minexaone.model import KVCache, apply_rope, attention
+from minexaone.threads import threads_for
 
 # Inductor computes a small vector anew wherever it is used, here for each of a matrix's rows, unless it takes more
 # operations than this: then it is computed once, into a buffer of its own.
@@ -76,7 +77,7 @@ class FastCPU(FastPath):
         self.before, self.after, self.head = (torch.compile(part, fullgraph=True, dynamic=False, options=OPTIONS)
                                               for part in (before_attention, after_attention, head))
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), threads_for(model, 1):  # as in a step: with other threads it compiles again
             self(torch.zeros(1, 1, dtype=torch.long), model.new_cache())
         self.compile_seconds = time.perf_counter() - start
 
@@ -90,7 +91,7 @@ class FastCPU(FastPath):
             return self.model(input_ids, cache, attention_mask, logits_to_keep)
         eps, D = self.model.config.rms_norm_eps, self.model.config.head_dim
         positions = cache.extend(1, None, input_ids.device)
-        angles = positions * self.model.frequencies  # [D / 2]
+        angles = positions * self.model.frequencies.to(positions.device)  # [D / 2]
         rope = angles.cos(), angles.sin()
         x = self.model.embed_tokens(input_ids)[0, 0].float()  # [hidden_size]; stays in float32 throughout the step
         for layer, (before, after) in zip(self.model.layers, self.layers, strict=True):

@@ -27,7 +27,7 @@ class FastGPU(FastPath):
     """Runs an `Exaone4` in bfloat16 or float16 on CUDA; called as the model is, with the same caches.
 
     A prompt goes through cuBLAS and flash attention, with the steps between them fused. One new token in each row is
-    a handful of kernels a layer, and for one row the products are the kernels above. The weights that are read
+    a handful of kernels a layer, and for one row the products, too, are kernels. The weights that are read
     together become one tensor, of which the model's own parameters are views. Raises ValueError for other dtypes.
     """
 
@@ -125,8 +125,8 @@ class FastGPU(FastPath):
         B, model, eps = len(ids), self.model, self.config.rms_norm_eps
         b = self.buffers[B] if torch.cuda.is_current_stream_capturing() else self.count(cache, B)
         K, N = self.config.hidden_size, self.config.vocab_size
-        kernels.embed[(B,)](ids, self.embedding, b["x"], b["y"], b["length"], self.frequencies, b["rope"], K,
-                     self.PAD, self.D // 2)
+        kernels.embed[(B,)](ids, self.embedding, b["x"], b["y"], b["length"], self.frequencies, b["rope"], K, self.PAD,
+                            self.D // 2)
         x, spare, norm = b["x"], b["spare"], model.norm  # of y = 0, so that any will do
         for i, layer in enumerate(model.layers):
             keys, values = cache.room(i, x.new_empty(B, self.KV, 0, self.D))
@@ -143,8 +143,8 @@ class FastGPU(FastPath):
                 self._gemv(b["hidden"], self.down[i], b["y"])
             else:
                 self._finish_layer(x, b["out"], i)
-        kernels.finish[(B,)](x, b["y"], norm.weight, model.norm.weight, spare, b["length"], eps, K, self.PAD, self.PDL,
-                      **self.launch)
+        kernels.finish[(B,)](x, b["y"], norm.weight, model.norm.weight, spare, b["length"], eps, K, self.PAD,
+                             self.PDL, **self.launch)
         if B > 1:
             return F.linear(spare, self.head)[:, None]
         logits = x.new_empty(1, N)

@@ -9,16 +9,22 @@ from torch import Tensor, nn
 from minexaone.linear.int8 import Int8Embedding, Int8Linear
 
 
+def altered(module: nn.Module) -> bool:
+    """Whether calling the module does something else than its class says: it has hooks, or a forward of its own."""
+    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+
+
 def kernel_form(module: nn.Module) -> tuple[Tensor, ...]:
     """What a kernel needs to compute what the module does: (weight [out, in],) of a linear layer without bias or of an
     embedding, (int8 weight, scale [out]) of one in 8 bits. Raises ValueError for anything else.
     """
-    changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-    if type(module) in (Int8Linear, Int8Embedding) and not changed:
+    if altered(module):
+        raise ValueError(f"a {type(module).__name__} with hooks or a forward of its own has no kernel form")
+    if type(module) in (Int8Linear, Int8Embedding):
         return module.weight, module.scale
-    if type(module) in (nn.Linear, nn.Embedding) and not changed and getattr(module, "bias", None) is None:
+    if type(module) in (nn.Linear, nn.Embedding) and getattr(module, "bias", None) is None:
         return (module.weight.detach(),)
-    raise ValueError(f"a {type(module).__name__}{' with hooks' if changed else ''} has no kernel form")
+    raise ValueError(f"a {type(module).__name__} has no kernel form")
 
 
 @torch.no_grad()

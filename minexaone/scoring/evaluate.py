@@ -250,8 +250,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.count, args.needles) < 1:
         raise ValueError("--count and --needles must be at least 1")
-    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):  # known before the work is done
-        raise ValueError(f"--json is {args.json}, expected a file in a folder that exists")
+    if args.json:  # a place where nothing can be written is known before the work is done
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        if args.json.is_dir():
+            raise ValueError(f"--json is {args.json}, a folder: name a file")
     scores = evaluate(args.model, args.count, args.needles, args.device, args.seed)
     if args.json:
         write_json(args.json, scores)

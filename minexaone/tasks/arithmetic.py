@@ -18,11 +18,6 @@ def turn(task, language, level, question, reply, expected, thoughts, key):
     return Example(task, language, level, [user(question)], assistant(reply), expected, thoughts, key)
 
 
-def well_formed(example, text) -> bool:
-    """Whether a reply is in the language of the question."""
-    return in_language(text, example.language)
-
-
 # --------------------------------------------------------------------------------------------------- compare
 
 FAMOUS = (("3.12", "3.9"), ("9.11", "9.9"))  # known from model cards and talks: asked in tests, never in training
@@ -164,7 +159,7 @@ def verify_compare(example, reply) -> bool:
     Right are "3.9", "3.9 > 3.12", "3.9 is bigger", and for yes or no "No, 3.12 is not bigger than 3.9".
     """
     goal, language, text = example.expected["goal"], example.language, reply.lower()
-    if not text.strip() or not well_formed(example, text):
+    if not text.strip() or not in_language(text, example.language):
         return False
     marks = {mark: phrases()[f"compare.{mark}.mark"][language] for mark in ("<", ">", "=", "not", "yes", "no")}
     a, b = map(value, example.expected["numbers"])
@@ -315,7 +310,7 @@ def verify_sums(example, reply) -> bool:
     expected = example.expected
     a, op, b, c = (expected[name] for name in ("a", "op", "b", "c"))
     text = re.sub(r"(?<=\d) ?[x*] ?(?=\d)", " × ", reply.lower()).replace("−", "-")
-    if not well_formed(example, text):
+    if not in_language(text, example.language):
         return False
     if found := re.search(r"(\d+) ?([-+×/÷]) ?(\d+) ?=", text):
         x, operator, y = found.groups()
@@ -419,7 +414,7 @@ def story_thoughts(rng, language, events, told, operations, names):
 
 def verify_story(example, reply) -> bool:
     """The last number is the answer."""
-    return well_formed(example, reply) and NUMBER.findall(reply)[-1:] == [str(example.expected["last"])]
+    return in_language(reply, example.language) and NUMBER.findall(reply)[-1:] == [str(example.expected["last"])]
 
 
 TASKS = {"compare": Task(make_compare, verify_compare, "math", 14, 4),

@@ -6,6 +6,7 @@ A document is a list of token ids with a weight for each token: how much predict
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: i
     if q.is_cuda:
         return varlen_attention(q, k, v, starts, starts, longest, longest, window)
     out = []
-    for start, end in zip(starts.tolist(), starts.tolist()[1:], strict=False):
+    for start, end in pairwise(starts.tolist()):
         if end > start:
             positions = torch.arange(end - start, device=q.device)
             part = (t[start:end].transpose(0, 1)[None] for t in (q, k, v))

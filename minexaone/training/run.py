@@ -64,7 +64,7 @@ PRESETS = {
         agapo=Recipe(120, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
         simper=Recipe(80, 5e-5), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
-    "smoke": Preset(  # every line of every stage in a few minutes on a CPU; learns next to nothing
+    "smoke": Preset(  # every line of every stage in half a minute on a CPU; learns next to nothing
         vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, pattern="LLLG", heads=2,
         kv_heads=1, window=32, contexts=(512, 1024, 2048), tokens=2048, rows=2,
         pretrain=Recipe(6, 1e-2, "wsd", save_every=2), extend=Recipe(2, 1e-2), attempts=1,
@@ -145,7 +145,7 @@ class Run:
         model = Exaone4.from_pretrained(self.folder / stage, device=self.device)
         if context is not None:
             model.config = replace(model.config, max_position_embeddings=context)
-        # On a GPU replies come from the fast path, which sees every change of the weights: they stay where they are.
+        # On a GPU replies come from the fast path, which reads the model's own tensors: it sees what training writes.
         return speed_up(model) if self.device.type == "cuda" else model
 
     def is_done(self, stage: str) -> bool:
