@@ -67,7 +67,8 @@ def test_info_of_the_shipped_model_and_of_published_shapes(capsys, tmp_path):
     (["--dtype", "int4", "hi"], "dtype is 'int4'"), (["--device", "abacus", "hi"], "abacus"),
     (["--device", "cpu", ""], "prompt"), (["--budget", "-1", "--reasoning", "hi"], "budget"),
     (["info", "--context", "-5"], "--context is -5"), (["info", "--context", "0"], "--context is 0"),
-    (["evaluate", "--json", "."], "--json is ., a folder"), (["evaluate", "--json", __file__ + "/x/y.json"], "test_cli.py"),
+    (["evaluate", "--json", "."], "--json is ., a folder"),
+    (["evaluate", "--json", __file__ + "/x/y.json"], "test_cli.py"),
     (["--budget", "3", "--device", "cpu", "hi"], "set reasoning=True"), (["--model", "", "hi"], "name is empty"),
     (["--seed", str(2**70), "--device", "cpu", "hi"], "seed is 118"), (["--revision", "main", "hi"], "revision"),
     (["--device", "cpu", "chat"], "the command comes first")])
