@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-# Multiply-adds of a step from which it is shared. Each operation of a small model ends in waiting for other threads, and
+# Multiply-adds of a step from which it is shared. Every operation of a small model ends in waiting for other threads;
 # where another program has taken their core, that takes a time slice of the system instead of a microsecond. On two
 # cores a step of 47 million took 0.9 of one thread's time with both idle, and 4.2 times as long with one of them busy.
 WORTH_SHARING = 50_000_000
