@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from minexaone.fast.cpu import FastCPU
-from minexaone.linear.int8 import Int8Embedding, Int8Linear, quantize, quantize_rows
+from minexaone.linear.int8 import quantize, quantize_rows
+from minexaone.linear.packed import PackedEmbedding, PackedLinear
 from minexaone.model import Exaone4, KVCache
 
 
@@ -34,15 +35,15 @@ def test_modules_compute_with_the_rounded_weights():
     weight = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
     integers, scale = quantize_rows(weight)
     rounded = torch.tensor([[i * s for i in row] for row, s in zip(integers.tolist(), scale.tolist(), strict=True)])
-    x = torch.randn(2, 3, 24)
+    packed, x = (integers, scale[:, None], 24), torch.randn(2, 3, 24)
     expected = torch.tensor([[[sum(a * b for a, b in zip(row, v, strict=True)) for row in rounded.tolist()]
                               for v in part] for part in x.tolist()])
-    assert torch.allclose(Int8Linear(integers, scale)(x), expected, atol=1e-5)
-    out = Int8Linear(integers, scale)(x.bfloat16())
+    assert torch.allclose(PackedLinear(*packed)(x), expected, atol=1e-5)
+    out = PackedLinear(*packed)(x.bfloat16())
     assert out.dtype == torch.bfloat16 and (out - expected).std() < 0.01 * expected.std()
     ids = torch.tensor([[3, 39], [0, 3]])
-    assert torch.allclose(Int8Embedding(integers, scale, torch.float32)(ids), rounded[ids])
-    assert Int8Embedding(integers, scale, torch.bfloat16)(ids).dtype == torch.bfloat16
+    assert torch.allclose(PackedEmbedding(*packed, dtype=torch.float32)(ids), rounded[ids])
+    assert PackedEmbedding(*packed, dtype=torch.bfloat16)(ids).dtype == torch.bfloat16
 
 
 @pytest.fixture(scope="module")

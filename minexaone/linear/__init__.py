@@ -6,7 +6,7 @@ All others call the module, or ask for its kernel form here.
 import torch
 from torch import Tensor, nn
 
-from minexaone.linear.int8 import Int8Embedding, Int8Linear
+from minexaone.linear.packed import Packed, PackedEmbedding, PackedLinear
 
 
 def altered(module: nn.Module) -> bool:
@@ -20,8 +20,9 @@ def kernel_form(module: nn.Module) -> tuple[Tensor, ...]:
     """
     if altered(module):
         raise ValueError(f"a {type(module).__name__} with hooks or a forward of its own has no kernel form")
-    if type(module) in (Int8Linear, Int8Embedding):
-        return module.weight, module.scale
+    if type(module) in (PackedLinear, PackedEmbedding) and module.weight.dtype == torch.int8 \
+            and module.scale.shape[1] == 1 and module.zero is module.offset is module.order is None:
+        return module.weight, module.scale[:, 0]
     if type(module) in (nn.Linear, nn.Embedding) and getattr(module, "bias", None) is None:
         return (module.weight.detach(),)
     raise ValueError(f"a {type(module).__name__} has no kernel form")
@@ -34,3 +35,6 @@ def fuse(*linears: nn.Linear) -> Tensor:
     for linear, part in zip(linears, joined.split([linear.out_features for linear in linears]), strict=True):
         linear.weight.data = part  # the parameter stays the same object: an optimizer may hold it
     return joined
+
+
+__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "kernel_form"]

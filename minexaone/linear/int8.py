@@ -5,8 +5,9 @@ scale = max |weight| / 127. The activations, the norms and the cache keep their 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from minexaone.linear.packed import PackedEmbedding, PackedLinear
 
 BLOCK = 1024  # rows quantised at once: bounds the memory of what is computed in between
 
@@ -22,47 +23,25 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return integers, scale
 
 
-class Int8Linear(nn.Module):
-    """A linear layer without bias from `quantize_rows`: weight int8 [out, in], scale float32 [out]."""
-
-    def __init__(self, weight: Tensor, scale: Tensor):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] to [..., out], with the weights in x's dtype."""
-        return F.linear(x, self.weight.to(x.dtype).mul_(self.scale[:, None].to(x.dtype)))
-
-
-class Int8Embedding(nn.Module):
-    """An embedding from `quantize_rows`, whose vectors are of `dtype`."""
-
-    def __init__(self, weight: Tensor, scale: Tensor, dtype: torch.dtype):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.dtype = dtype
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [...] to [..., hidden_size]."""
-        return (self.weight[ids] * self.scale[ids][..., None]).to(self.dtype)
-
-
 @torch.no_grad()
 def quantize(model):
     """Quantise every matrix of an `Exaone4`, in place; returns the model, which can neither be trained nor saved.
 
     One matrix at a time is replaced, so that the model is never held twice. A tied head shares the embedding's tensors.
     """
+    def packed(weight):
+        integers, scale = quantize_rows(weight)
+        return integers, scale[:, None], weight.shape[1]
+
     def replace(parent):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(parent, name, Int8Linear(*quantize_rows(child.weight)))
+                setattr(parent, name, PackedLinear(*packed(child.weight)))
             elif isinstance(child, nn.Embedding):
-                setattr(parent, name, Int8Embedding(*quantize_rows(child.weight), child.weight.dtype))
+                setattr(parent, name, PackedEmbedding(*packed(child.weight), dtype=child.weight.dtype))
 
     model.apply(replace)  # to each module after its children
     if model.lm_head is None:
-        model.lm_head = Int8Linear(model.embed_tokens.weight, model.embed_tokens.scale)
+        embedding = model.embed_tokens
+        model.lm_head = PackedLinear(embedding.weight, embedding.scale, embedding.group)
     return model

@@ -1,0 +1,96 @@
+"""Matrices whose weights stay packed in 4 or 8 bits each, and are unpacked where they are used.
+
+One form for whatever rounds weights in groups of inputs, GPTQ, AWQ and compressed-tensors among it:
+
+    W[o, i] = (value[o, i] - zero[o, g]) · scale[o, g] + offset[o, g],   g = i // group
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 1024  # rows unpacked at once: bounds the memory of what is computed in between
+
+
+def pack4(values: Tensor) -> Tensor:
+    """Values from -8 to 7, int8 [..., I], two in a byte, each plus 8, the first in the low half: uint8 [..., I / 2]."""
+    low, high = (values + 8).to(torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+    return low | high << 4
+
+
+def unpack4(packed: Tensor) -> Tensor:
+    """What `pack4` has packed, int8 [..., I]."""
+    return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2).to(torch.int8) - 8
+
+
+class Packed(nn.Module):
+    """A matrix [O, I] as it is stored.
+
+    weight: the values, int8 or float8_e4m3fn [O, I], or uint8 [O, I / 2] by `pack4`. scale: floating [O, groups]; the
+    last group may be short. zero: int8 [O, groups], or None where it is 0 everywhere; offset: floating, likewise.
+    order: int64 [I], which input belongs to each column of values, or None for their own order.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, group: int, zero: Tensor | None = None,
+                 offset: Tensor | None = None, order: Tensor | None = None):
+        super().__init__()
+        self.group = group
+        for name, tensor in {"weight": weight, "scale": scale, "zero": zero, "offset": offset, "order": order}.items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def bits(self) -> int:
+        """Of each value."""
+        return 4 if self.weight.dtype == torch.uint8 else 8
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        return self.weight.shape[0], self.weight.shape[1] * (8 // self.bits)
+
+    def rows(self, index: Tensor | slice) -> Tensor:
+        """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""
+        values = self.weight[index]
+        values = (unpack4(values) if self.bits == 4 else values).float()
+        I, groups = values.shape[1], self.scale.shape[1]
+        values = F.pad(values, (0, groups * self.group - I)).unflatten(1, (groups, self.group))
+        if self.zero is not None:
+            values = values - self.zero[index, :, None]
+        values = values * self.scale[index, :, None].float()
+        if self.offset is not None:
+            values = values + self.offset[index, :, None].float()
+        return values.flatten(1)[:, :I]
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The whole matrix [O, I], the inputs in the order of the values."""
+        out = torch.empty(self.shape, dtype=dtype, device=self.weight.device)
+        for start in range(0, len(out), ROWS):
+            out[start:start + ROWS] = self.rows(slice(start, start + ROWS))
+        return out
+
+    def _apply(self, fn, recurse=True):
+        """Goes where the model goes, and stays as precise as it is: `model.to(torch.bfloat16)` changes nothing here."""
+        device = fn(self.scale.new_empty(0)).device
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = None if buffer is None else buffer.to(device)
+        return self
+
+
+class PackedLinear(Packed):
+    """A linear layer without bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., I] to [..., O], with the weights rounded to x's dtype."""
+        return F.linear(x if self.order is None else x[..., self.order], self.unpacked(x.dtype))
+
+
+class PackedEmbedding(Packed):
+    """An embedding, whose vectors are of `dtype`."""
+
+    def __init__(self, *parts, dtype: torch.dtype, **more):
+        super().__init__(*parts, **more)
+        self.dtype = dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [...] to [..., I]."""
+        return self.rows(ids.flatten()).to(self.dtype).unflatten(0, ids.shape)
