@@ -183,7 +183,7 @@ def load_chat(options):
     tokenizer = Tokenizer.from_pretrained(folder)
     model = Exaone4.from_pretrained(folder, options.dtype, options.device)
     if options.int8:
-        from minexaone.linear.int8 import quantize
+        from minexaone.linear.rounding import quantize
 
         quantize(model)
     if options.fast:

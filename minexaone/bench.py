@@ -25,7 +25,7 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
 from minexaone.generation import PREFILL_CHUNK
-from minexaone.linear.int8 import quantize
+from minexaone.linear.rounding import quantize
 from minexaone.model import Config, Exaone4, KVCache, cache_bytes, pick_device
 
 SCALING = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -16,7 +16,7 @@ import minexaone.model as model_module
 from minexaone.__main__ import main
 from minexaone.config_json import sampling_advice
 from minexaone.files import SHIPPED, CheckpointError, replace_folder, resolve, write_json
-from minexaone.linear.int8 import quantize
+from minexaone.linear.rounding import quantize
 from minexaone.model import Config, Exaone4
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"

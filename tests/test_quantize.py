@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minexaone.fast.cpu import FastCPU
-from minexaone.linear.int8 import quantize, quantize_rows
+from minexaone.linear.rounding import quantize, quantize_rows
 from minexaone.linear.packed import PackedEmbedding, PackedLinear
 from minexaone.model import Exaone4, KVCache
 
