@@ -52,14 +52,14 @@ class Packed(nn.Module):
         """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""
         values = self.weight[index]
         values = (unpack4(values) if self.bits == 4 else values).float()
-        I, groups = values.shape[1], self.scale.shape[1]
-        values = F.pad(values, (0, groups * self.group - I)).unflatten(1, (groups, self.group))
+        inputs, groups = values.shape[1], self.scale.shape[1]
+        values = F.pad(values, (0, groups * self.group - inputs)).unflatten(1, (groups, self.group))
         if self.zero is not None:
             values = values - self.zero[index, :, None]
         values = values * self.scale[index, :, None].float()
         if self.offset is not None:
             values = values + self.offset[index, :, None].float()
-        return values.flatten(1)[:, :I]
+        return values.flatten(1)[:, :inputs]
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix [O, I], the inputs in the order of the values."""
