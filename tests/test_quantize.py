@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from minexaone.fast.cpu import FastCPU
-from minexaone.linear.rounding import quantize, quantize_rows
 from minexaone.linear.packed import PackedEmbedding, PackedLinear
+from minexaone.linear.rounding import quantize, quantize_rows
 from minexaone.model import Exaone4, KVCache
 
 
