@@ -261,7 +261,7 @@ def test_bitsandbytes_in_8_bits(tmp_path):
     assert torch.allclose(dense(linear), weight * largest[:, None] / 127, rtol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------ damaged, unknown
+# ---------------------------------------------------------------------------------------------- damaged, unknown
 
 
 def change(part, function):
@@ -341,7 +341,7 @@ def test_settings_that_are_none_end_in_one_line(tmp_path, details):
         assert "\n" not in str(error) and len(str(error)) < 600
 
 
-# ----------------------------------------------------------------------------------------------------- whole checkpoints
+# --------------------------------------------------------------------------------------------- whole checkpoints
 
 
 @pytest.fixture
