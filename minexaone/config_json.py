@@ -24,13 +24,16 @@ SAMPLING = {  # options of `generate`: which values are good, and the same in wo
     "presence_penalty": (lambda p: type(p) in NUMBER and -2 <= p <= 2, "between -2 and 2"),
 }
 ADVICE = SAMPLING | {"do_sample": (lambda value: type(value) is bool, "true or false")}  # in generation_config.json
-QUANTIZATION = ("quantization_config", "quantization")  # the second one is mlx's
+# The keys of quantized weights, and whose they are where no quant_method stands in them.
+QUANTIZATION = {"quantization_config": "an unknown method", "quantization": "mlx"}
 
 
 def read_config(folder):
     """The object in config.json, with the token ids of generation_config.json where that has some."""
     overrides = _object(folder / "generation_config.json", {})
     raw = _object(folder / "config.json")
+    if not quantization_details(raw) and (details := _object(folder / "quantize_config.json", {})):
+        raw["quantization_config"] = {"quant_method": "gptq"} | details  # older files of AutoGPTQ have it there alone
     return raw | {key: overrides[key] for key in TOKEN_IDS if overrides.get(key) is not None}
 
 
@@ -74,9 +77,6 @@ def config_values(raw):
         if raw.get(key, None if key == "model_type" else only) != only:
             raise CheckpointError(f"{key} is {raw.get(key)!r:.80}, but only {only!r} can be loaded: choose an "
                                   "EXAONE 4.0 checkpoint")
-    if words := quantization(raw):
-        raise CheckpointError(f"by quantization_config the weights are quantized ({words}), which cannot be "
-                              "loaded: choose the unquantized checkpoint")
     values = {key: raw[key] for key in (*SIZES, *OTHERS) if key in raw}
     try:
         values |= {key: raw[key] for key in (*REQUIRED, "sliding_window")}
@@ -100,13 +100,20 @@ def config_values(raw):
     return values
 
 
+def quantization_details(raw):
+    """What a config.json says of quantized weights, always with a quant_method; {} if nothing."""
+    for key, method in QUANTIZATION.items():
+        if details := raw.get(key):
+            return {"quant_method": method} | (details if isinstance(details, dict) else {})
+    return {}
+
+
 def quantization(raw):
     """How the weights of a config.json are quantized, in words such as "gptq, 4 bits"; None if they are not."""
-    details = next((raw[key] for key in QUANTIZATION if raw.get(key)), None)
+    details = quantization_details(raw)
     if not details:
         return None
-    method = details.get("quant_method") if isinstance(details, dict) else None
-    method = str(method or ("an unknown method" if raw.get(QUANTIZATION[0]) else "mlx"))[:40]
+    method = str(details["quant_method"])[:40]
     text = json.dumps(details)  # some methods say it once, some for each group of layers
     bits = set(re.findall(r'(?:bits|w_bit)": (\d\d?)\b', text) + re.findall(r'load_in_(\d)bit": true', text))
     bits = sorted(bits | {"8"} if "fp8" in method else bits, key=int)

@@ -19,8 +19,7 @@ GGUF = "GGUF files are for llama.cpp and its kind, name a folder or hub id with 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # What torch.compile and distributed training put into the names of the modules that they wrap.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Names of tensors that stand for quantized weights.
-QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".scales", ".SCB", ".absmax")
+FLOATS = ("F16", "BF16", "F32")  # types of weights that are not quantized
 
 
 class CheckpointError(ValueError):
@@ -210,11 +209,13 @@ def _download(repo_id, revision, patterns):
 
 
 class Stored(NamedTuple):
-    """Where a tensor is stored: the file, the name in it, and the file's stamp when its names were read."""
+    """Where a tensor is stored: the file, the name in it, the file's stamp when its names were read; and as what."""
 
     path: Path
     name: str
     stamp: tuple
+    dtype: str
+    shape: list[int]
 
 
 def weight_files(folder, shapes):
@@ -225,19 +226,16 @@ def weight_files(folder, shapes):
     its embedding. A stored `rotary_emb.inv_freq` is left out, since it follows from config.json.
     `CheckpointError` if two stored tensors contradict each other.
     """
-    found = {}
-    for name, (path, stamp) in sorted(_stored_names(folder).items()):
+    found, parts = {}, {name.split(".")[1] for name in shapes if name.startswith("model.")}
+    for name, place in sorted(_stored_names(folder).items()):
         plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if plain.endswith("rotary_emb.inv_freq"):
             continue
-        if plain.endswith(QUANTIZED):
-            raise CheckpointError(f"{folder}: the weights are quantized ({name}), though config.json does not say how: "
-                                  "choose the unquantized checkpoint")
-        if plain not in shapes and f"model.{plain}" in shapes:
+        if plain.split(".")[0] in parts:
             plain = f"model.{plain}"
         if plain in found:
             raise CheckpointError(f"{folder} stores {plain} twice, as {found[plain].name} and as {name}: remove one")
-        found[plain] = Stored(path, name, stamp)
+        found[plain] = place
     if HEAD in found and HEAD not in shapes and EMBEDDING in shapes:
         head = found.pop(HEAD)
         first, second = (read_tensor(stored, shapes[EMBEDDING]) for stored in (head, found.setdefault(EMBEDDING, head)))
@@ -248,7 +246,7 @@ def weight_files(folder, shapes):
 
 
 def _stored_names(folder):
-    """Map every stored name to its file and the file's stamp: model.safetensors, or shards with an index."""
+    """Map every stored name to its `Stored`: in model.safetensors, or in shards with an index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder} is no plain checkpoint: {other_format(folder)}")
@@ -281,13 +279,14 @@ def few(names):
 
 
 def _names(path):
-    """Map every name in a file to the file and its stamp."""
+    """Map every name in a file to its `Stored`."""
     try:
         if not path.is_file():
             raise FileNotFoundError("no such file")
         stamp = _stamp(path)
         with safe_open(path, framework="pt") as file:
-            return dict.fromkeys(file.keys(), (path, stamp))
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {name: Stored(path, name, stamp, part.get_dtype(), part.get_shape()) for name, part in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise bad_file(path, f"is missing, cut short or no safetensors file ({error})") from None
 
@@ -297,22 +296,23 @@ def _stamp(path):
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def read_tensor(stored, shape):
-    """One tensor as stored, on the CPU. Its pages are mapped, not copied, and let go with it.
+def read_tensor(stored, shape, dtypes=FLOATS):
+    """One tensor as stored, on the CPU, which must be of one of the types. Its pages are mapped, not copied, and let go
+    with it.
 
     Its file is opened for it alone, for the same reason: `CheckpointError` if that is no longer the file that
     `weight_files` saw.
     """
-    path, name, stamp = stored
+    path, name, stamp = stored[:3]
     try:
         with safe_open(path, framework="pt") as file:
             if _stamp(path) != stamp:
                 raise CheckpointError(f"{path} was replaced while it was read: load again")
             part = file.get_slice(name)
-            if part.get_shape() != list(shape) or part.get_dtype() not in ("F16", "BF16", "F32"):
+            if part.get_shape() != list(shape) or part.get_dtype() not in dtypes:
                 raise CheckpointError(f"{path}: {name} is {part.get_shape()} {part.get_dtype()}, expected "
-                                      f"{list(shape)} in F16, BF16 or F32: config.json and weights are not of one "
-                                      "unquantized checkpoint, download both again")
+                                      f"{list(shape)} in {' or '.join(dtypes)}: config.json and weights are not of one "
+                                      f"{'unquantized ' * (dtypes is FLOATS)}checkpoint, download both again")
             return file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} was replaced while it was read ({error}): load again") from None

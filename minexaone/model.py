@@ -21,7 +21,8 @@ from minexaone.checks import check_config
 from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
 from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
-from minexaone.linear.packed import Packed
+from minexaone.linear.formats import packed_layers
+from minexaone.linear.packed import Packed, tied_head
 from minexaone.linear.writing import quantized_tensors
 
 # ---------------------------------------------------------------------------------------------- configuration
@@ -412,21 +413,29 @@ class Exaone4(nn.Module):
         if name not in ("auto", *DTYPES):  # known before a long download
             raise ValueError(f"dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}")
         folder = resolve(source, revision)
-        config = Config.from_dict(read_config(folder))
+        config = Config.from_dict(raw := read_config(folder))
         name = config.dtype if name == "auto" else name
         with torch.device("meta"):  # shapes without memory
             model = cls(replace(config, dtype=name))
         shapes = {published_name(key): tensor.shape for key, tensor in model.state_dict().items()}
         stored = weight_files(folder, shapes)
-        if stored.keys() != shapes.keys():
-            missing, extra = sorted(shapes.keys() - stored.keys()), sorted(stored.keys() - shapes.keys())
+        packed = packed_layers(raw, stored, shapes)  # takes what it reads out of stored
+        if (given := stored.keys() | packed.keys()) != shapes.keys():
+            missing, extra = sorted(shapes.keys() - given), sorted(given - shapes.keys())
             raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {few(missing)}; not in the "
                                   f"model: {few(extra)}: they are not of one checkpoint, download both again")
-        # One tensor at a time goes straight to its device and dtype, so that the weights are never held twice.
-        state = {}
+        # One tensor at a time goes straight to its device and dtype, so that the weights are never held twice; what is
+        # quantized stays packed.
+        state, dtype = {}, getattr(torch, name)
         for key, tensor in model.state_dict().items():
-            state[key] = read_tensor(stored[published_name(key)], tensor.shape).to(device, getattr(torch, name))
-        model.load_state_dict(state, assign=True)
+            if read_packed := packed.get(published_name(key)):
+                matrix = read_packed(dtype if key.startswith("embed") else None)
+                model.set_submodule(key.removesuffix(".weight"), matrix.to(device))
+            else:
+                state[key] = read_tensor(stored[published_name(key)], tensor.shape).to(device, dtype)
+        model.load_state_dict(state, assign=True, strict=False)  # nothing is missing: see above
+        if model.lm_head is None and isinstance(model.embed_tokens, Packed):
+            model.lm_head = tied_head(model.embed_tokens)
         model.sampling = read_sampling(folder)
         return model.eval()
 

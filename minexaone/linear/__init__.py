@@ -21,7 +21,7 @@ def kernel_form(module: nn.Module) -> tuple[Tensor, ...]:
     if altered(module):
         raise ValueError(f"a {type(module).__name__} with hooks or a forward of its own has no kernel form")
     if type(module) in (PackedLinear, PackedEmbedding) and module.weight.dtype == torch.int8 \
-            and module.scale.shape[1] == 1 and module.zero is module.offset is module.order is None:
+            and module.scale.shape[1] == 1 and {name for name, _ in module.named_buffers()} == {"weight", "scale"}:
         return module.weight, module.scale[:, 0]
     if type(module) in (nn.Linear, nn.Embedding) and getattr(module, "bias", None) is None:
         return (module.weight.detach(),)

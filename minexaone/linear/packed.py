@@ -28,14 +28,16 @@ class Packed(nn.Module):
 
     weight: the values, int8 or float8_e4m3fn [O, I], or uint8 [O, I / 2] by `pack4`. scale: floating [O, groups]; the
     last group may be short. zero: int8 [O, groups], or None where it is 0 everywhere; offset: floating, likewise.
-    order: int64 [I], which input belongs to each column of values, or None for their own order.
+    order: int64 [I], which input belongs to each column of values, or None for their own order. table: float32 [16],
+    what the values of 4 bits stand for, or None for themselves.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, group: int, zero: Tensor | None = None,
-                 offset: Tensor | None = None, order: Tensor | None = None):
+                 offset: Tensor | None = None, order: Tensor | None = None, table: Tensor | None = None):
         super().__init__()
         self.group = group
-        for name, tensor in {"weight": weight, "scale": scale, "zero": zero, "offset": offset, "order": order}.items():
+        parts = {"weight": weight, "scale": scale, "zero": zero, "offset": offset, "order": order, "table": table}
+        for name, tensor in parts.items():
             self.register_buffer(name, tensor)
 
     @property
@@ -51,7 +53,8 @@ class Packed(nn.Module):
     def rows(self, index: Tensor | slice) -> Tensor:
         """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""
         values = self.weight[index]
-        values = (unpack4(values) if self.bits == 4 else values).float()
+        values = unpack4(values) if self.bits == 4 else values
+        values = values.float() if self.table is None else self.table[values.long() + 8]
         inputs, groups = values.shape[1], self.scale.shape[1]
         values = F.pad(values, (0, groups * self.group - inputs)).unflatten(1, (groups, self.group))
         if self.zero is not None:
@@ -94,3 +97,8 @@ class PackedEmbedding(Packed):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [...] to [..., I]."""
         return self.rows(ids.flatten()).to(self.dtype).unflatten(0, ids.shape)
+
+
+def tied_head(embedding: PackedEmbedding) -> PackedLinear:
+    """The head of a model whose embedding is its head, too: the same tensors."""
+    return PackedLinear(**dict(embedding.named_buffers()), group=embedding.group)

@@ -8,7 +8,7 @@ activations, the norms and the cache keep their precision.
 import torch
 from torch import Tensor, nn
 
-from minexaone.linear.packed import PackedEmbedding, PackedLinear, pack4
+from minexaone.linear.packed import PackedEmbedding, PackedLinear, pack4, tied_head
 
 BLOCK = 1024  # rows quantised at once: bounds the memory of what is computed in between
 
@@ -96,6 +96,5 @@ def quantize(model, bits: int = 8, group: int = 128):
 
     model.apply(replace)  # to each module after its children
     if model.lm_head is None:
-        embedding = model.embed_tokens
-        model.lm_head = PackedLinear(embedding.weight, embedding.scale, embedding.group)
+        model.lm_head = tied_head(model.embed_tokens)
     return model

@@ -28,8 +28,9 @@ def quantized_tensors(modules: dict[str, nn.Module], form: str) -> tuple[dict[st
     packed = {name: module for name, module in modules.items() if isinstance(module, Packed)}
     dense = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     for name, module in packed.items():
-        if module.offset is not None:
-            raise ValueError(f"{name} has an offset for each group, which neither gptq nor compressed-tensors can store")
+        if module.offset is not None or module.table is not None:
+            raise ValueError(f"{name} has {'an offset for each group' if module.table is None else 'a table of values'}, "
+                             "which neither gptq nor compressed-tensors can store: quantize the unquantized model")
     split = {module.group for module in packed.values() if module.group < module.shape[1]}
     groups = {name: module.group if module.group in split else -1 for name, module in packed.items()}
     config = _gptq_config(packed, dense, groups) if form == "gptq" else _config(packed, dense, groups, form)
