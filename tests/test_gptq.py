@@ -57,7 +57,7 @@ def test_every_input_is_rounded_after_least_squares_for_those_before(inputs, gro
     packed = gptq(weight, gram(x), bits, group, symmetric)
     expected = slowly(weight, gram(x), packed, bits, 0.01)
     same = (stored_values(packed) - expected).abs() < 0.01
-    assert same.float().mean() > 0.995  # float32 may round a tie the other way, after which that row goes on differently
+    assert same.float().mean() > 0.995  # float32 may round a tie the other way, and then that row goes on differently
     nearest = round_to_nearest(weight, bits, group, symmetric)
     assert torch.equal(packed.scale, nearest.scale)
     assert torch.equal(packed.unpacked(torch.float32)[:, 5], nearest.unpacked(torch.float32)[:, 5])

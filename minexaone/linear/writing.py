@@ -29,8 +29,9 @@ def quantized_tensors(modules: dict[str, nn.Module], form: str) -> tuple[dict[st
     dense = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     for name, module in packed.items():
         if module.offset is not None or module.table is not None:
-            raise ValueError(f"{name} has {'an offset for each group' if module.table is None else 'a table of values'}, "
-                             "which neither gptq nor compressed-tensors can store: quantize the unquantized model")
+            what = "an offset for each group" if module.table is None else "a table of values"
+            raise ValueError(f"{name} has {what}, which neither gptq nor compressed-tensors can store: quantize the "
+                             "unquantized model")
     split = {module.group for module in packed.values() if module.group < module.shape[1]}
     groups = {name: module.group if module.group in split else -1 for name, module in packed.items()}
     config = _gptq_config(packed, dense, groups) if form == "gptq" else _config(packed, dense, groups, form)
@@ -46,7 +47,8 @@ def words(fields: Tensor, bits: int) -> Tensor:
     fields = F.pad(fields, (0, -fields.shape[-1] % (32 // bits)))
     if bits == 4:
         fields = fields[..., ::2] | fields[..., 1::2] << 4
-    return fields.contiguous().view(torch.int32)
+    # Flat, since a single row may count as contiguous with strides that no view takes.
+    return fields.flatten().view(torch.int32).view(*fields.shape[:-1], -1)
 
 
 def _fields(module: Packed) -> Tensor:
