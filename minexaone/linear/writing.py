@@ -68,13 +68,18 @@ def _zeros(module: Packed) -> Tensor:
 # ------------------------------------------------------------------------------------------------------ gptq
 
 
+def check_gptq_shape(name: str, outputs: int, inputs: int):
+    """`ValueError` for a matrix that other engines do not take as gptq."""
+    if outputs % 32 or inputs % 32:
+        raise ValueError(f"{name} is {outputs} × {inputs}, but gptq takes multiples of 32: write compressed-tensors")
+
+
 def _gptq(name, module) -> dict[str, Tensor]:
     """qweight [I/p, O], qzeros [G, O/p], scales [G, O], g_idx [I], where p values make a word."""
     bits, (outputs, inputs), scales = module.bits, module.shape, module.scale.half()
     if module.weight.is_floating_point():
         raise ValueError(f"{name} is in float8, which gptq cannot store: write compressed-tensors")
-    if outputs % 32 or inputs % 32:
-        raise ValueError(f"{name} is {outputs} × {inputs}, but gptq takes multiples of 32: write compressed-tensors")
+    check_gptq_shape(name, outputs, inputs)
     if not torch.equal(scales.float(), module.scale.float()):
         raise ValueError(f"{name} has scales that float16 cannot hold, as gptq stores them: write compressed-tensors")
     group = torch.arange(inputs, device=scales.device) // module.group
