@@ -1,4 +1,4 @@
-"""The command line: `python -m minexaone "prompt"`, and with chat, info, bench or evaluate as its first word."""
+"""The command line: `python -m minexaone "prompt"`, and with one of `COMMANDS` as its first word."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ NOTES = {"length": "the reply was cut off at --max-new-tokens or the end of the 
 def main(argv=None):
     """Run one command; return the exit status (0 done, 1 failed, 130 interrupted). Wrong usage exits with 2."""
     argv = sys.argv[1:] if argv is None else argv
-    command = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate}.get(argv[0] if argv else None, ask)
+    command = COMMANDS.get(argv[0] if argv else None, ask)
     for stream in (sys.stdout, sys.stderr):  # an answer in Korean is never cut because a pipe is said to be cp1252
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -36,13 +36,14 @@ def ask(argv):
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
                                             f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
-                                            'evaluate" scores it; each has its own --help.')
+                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights; each has '
+                                            'its own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise ValueError("the prompt is empty: write a question")
-    if options.prompt in ("chat", "info", "bench", "evaluate") and len(argv) > 1:
+    if options.prompt in COMMANDS and len(argv) > 1:
         raise ValueError(f"the command comes first: {PROGRAM} {options.prompt} --device cpu, say")
     print_reply(load_chat(options), prompt)
 
@@ -141,6 +142,13 @@ def evaluate(argv):
     main(argv)
 
 
+def quantize(argv):
+    """Write a model with its layers in 4 or 8 bits."""
+    from minexaone.quantize import main
+
+    main(argv)
+
+
 def size(count):
     """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -221,6 +229,8 @@ def print_reply(conversation, prompt):
     if note := NOTES.get(conversation.reply.finish_reason):
         print(f"minexaone: {note}", file=sys.stderr)
 
+
+COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -326,7 +326,8 @@ def write_tensors(path, tensors, metadata):
     """
     import torch  # here, because the readers of JSON do not need it
 
-    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float8_e4m3fn": "F8_E4M3", "int64": "I64",
+             "int32": "I32", "int8": "I8", "uint8": "U8"}
     header, end = {"__metadata__": metadata}, 0
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))  # stable; keeps every tensor aligned
     for name, tensor in tensors.items():

@@ -23,6 +23,7 @@ from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_f
 from minexaone.generation import generate, stream
 from minexaone.linear.formats import packed_layers
 from minexaone.linear.packed import Packed, tied_head
+from minexaone.linear.writing import quantized_tensors
 
 # ---------------------------------------------------------------------------------------------- configuration
 
@@ -438,23 +439,31 @@ class Exaone4(nn.Module):
         model.sampling = read_sampling(folder)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path):
+    def save_pretrained(self, folder: str | Path, form: str = "compressed-tensors"):
         """Write config.json, generation_config.json and model.safetensors, which transformers loads as well.
 
-        `ValueError` for a model in 8 bits, `OSError` on a full disk; every file is whole at every moment, old or new.
+        form: in which packed layers are stored, see `quantized_tensors`. `ValueError` for a packed embedding or what
+        the form cannot hold, `OSError` on a full disk; every file is whole at every moment, old or new.
         """
         folder, dtype = Path(folder), str(self.embed_tokens.weight.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
-            raise ValueError(f"a model of which the weights are {dtype} cannot be saved: save it before `quantize`")
+            raise ValueError(f"a model of which the embedding is {dtype} cannot be saved: save it before `quantize`")
         config = replace(self.config, dtype=dtype)
         if config.sliding_window is not None and SLIDING not in config.layer_types:
             warnings.warn("a sliding_window in a model with global layers alone: here and in transformers they have no "
                           "RoPE then, in vLLM and llama.cpp they have; set sliding_window to None for RoPE everywhere",
                           stacklevel=2)
         tensors = {published_name(key): tensor for key, tensor in self.state_dict().items()}
+        modules = {published_name(f"{name}.weight").removesuffix(".weight"): module
+                   for name, module in self.named_modules()}
+        quantized = {}
+        if any(isinstance(module, Packed) for module in modules.values()):
+            packed, quantized["quantization_config"] = quantized_tensors(modules, form)
+            tensors = packed | {key: tensor for key, tensor in tensors.items()
+                                if not isinstance(modules[key.rpartition(".")[0]], Packed)}
         write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
         write_json(folder / "generation_config.json", {key: getattr(config, key) for key in TOKEN_IDS} | self.sampling)
-        write_json(folder / "config.json", config.to_dict())
+        write_json(folder / "config.json", config.to_dict() | quantized)
 
 
 # -------------------------------------------------------------------------------------------------- utilities

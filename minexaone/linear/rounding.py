@@ -24,18 +24,29 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return integers, scale
 
 
-def grid(weight: Tensor, bits: int, symmetric: bool = True) -> tuple[Tensor, Tensor]:
+def group_size(inputs: int, group: int) -> int:
+    """How many inputs share a scale: `group`, or all of them if it is -1. `ValueError` if groups do not fill a row."""
+    if group == -1:
+        return inputs
+    if group < 1 or inputs % group:
+        raise ValueError(f"group is {group}, but a matrix has {inputs:,} inputs: choose a divisor of that, or -1 for "
+                         "one scale a row")
+    return group
+
+
+def grid(weight: Tensor, bits: int, symmetric: bool = True, stored: torch.dtype = torch.float16
+         ) -> tuple[Tensor, Tensor]:
     """The steps for groups of weights [..., group]: scale and zero, float32 [..., 1], for values from -2^(bits - 1).
 
     Symmetric: zero is 0, and the largest magnitude lies half a step beyond the largest value (as in compressed-tensors
-    and GPTQ). Otherwise from the smallest to the largest weight, 0 always among the steps.
+    and GPTQ). Otherwise from the smallest to the largest weight, 0 always among the steps. stored: of the scales.
     """
     steps, low, high = 2**bits - 1, *weight.float().aminmax(dim=-1, keepdim=True)
     low, high = low.clamp(max=0), high.clamp(min=0)
     if symmetric:
         high = torch.maximum(-low, high)
         low = -high
-    scale = ((high - low) / steps).half().float()  # as it is stored
+    scale = ((high - low) / steps).to(stored).float()  # weights are rounded to the steps that will be read
     scale = torch.where(scale == 0, 1.0, scale)  # a group of zeros
     zero = torch.zeros_like(scale) if symmetric else (-low / scale).round().clamp(0, steps) - 2**(bits - 1)
     return scale, zero
@@ -46,13 +57,21 @@ def round_to(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return (weight / scale + zero).round().clamp(-2**(bits - 1), 2**(bits - 1) - 1)
 
 
-def round_to_nearest(weight: Tensor, bits: int, group: int, symmetric: bool = True) -> PackedLinear:
-    """weight [O, I], its inputs in groups, each weight rounded by itself; I must be a multiple of group."""
+def round_to_nearest(weight: Tensor, bits: int, group: int, symmetric: bool = True,
+                     stored: torch.dtype = torch.float16) -> PackedLinear:
+    """weight [O, I], its inputs in groups (-1: one a row), each weight rounded by itself. stored: of the scales."""
+    group = group_size(weight.shape[1], group)
     groups = weight.detach().float().unflatten(1, (-1, group))
-    scale, zero = grid(groups, bits, symmetric)
-    values = round_to(groups, scale, zero, bits).flatten(1).to(torch.int8)
-    return PackedLinear(pack4(values) if bits <= 4 else values, scale[..., 0].half(), group,
-                        None if symmetric else zero[..., 0].to(torch.int8))
+    scale, zero = grid(groups, bits, symmetric, stored)
+    values = round_to(groups, scale, zero, bits).flatten(1)
+    return packed_linear(values, scale[..., 0].to(stored), None if symmetric else zero[..., 0], group, bits)
+
+
+def packed_linear(values: Tensor, scale: Tensor, zero: Tensor | None, group: int, bits: int) -> PackedLinear:
+    """From whole numbers: values [O, I], zero [O, groups]; 3 bits are kept in 4."""
+    values = values.to(torch.int8)
+    return PackedLinear(pack4(values) if bits <= 4 else values, scale, group,
+                        None if zero is None else zero.to(torch.int8))
 
 
 @torch.no_grad()
