@@ -100,7 +100,7 @@ def info(argv):
     total = sum(parameter.numel() for parameter in model.parameters())
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     itemsize, words = getattr(torch, config.dtype).itemsize, quantization(raw)
-    stored = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+    stored = sum(path.stat().st_size for path in [folder, *folder.glob("model*.safetensors")] if path.is_file())
     hybrid = config.sliding_window is not None
     pattern = "".join("G" if kind == GLOBAL else "L" for kind in config.layer_types)
     rope = "every layer" if not hybrid else "sliding layers only (global layers are NoPE)"

@@ -5,6 +5,7 @@ import re
 import sys
 
 from minexaone.files import CheckpointError, again, is_there, read_json
+from minexaone.gguf_file import gguf_config, gguf_sampling
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"  # the published names of the two kinds of layers
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,7 +30,10 @@ QUANTIZATION = {"quantization_config": "an unknown method", "quantization": "mlx
 
 
 def read_config(folder):
-    """The object in config.json, with the token ids of generation_config.json where that has some."""
+    """The object in config.json, with the token ids of generation_config.json where that has some; or what stands for
+    it in a GGUF file."""
+    if folder.is_file():
+        return gguf_config(folder)
     overrides = _object(folder / "generation_config.json", {})
     raw = _object(folder / "config.json")
     if not quantization_details(raw) and (details := _object(folder / "quantize_config.json", {})):
@@ -47,7 +51,7 @@ def _object(path, default=None):
 
 def read_sampling(folder):
     """What generation_config.json says about sampling (`ADVICE`), unchecked; {} if nothing."""
-    raw = _object(folder / "generation_config.json", {})
+    raw = gguf_sampling(folder) if folder.is_file() else _object(folder / "generation_config.json", {})
     return {key: raw[key] for key in ADVICE if raw.get(key) is not None}
 
 

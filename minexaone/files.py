@@ -15,7 +15,6 @@ SHIPPED = Path(__file__).parent.parent / "assets" / "model"
 # Data only: no pickles (*.bin, *.pt) and no Python ever leave the hub.
 PATTERNS = ["*.json", "*.jinja", "*.txt"]
 LARGEST_JSON = 64 * 2**20  # bytes; a published tokenizer.json has about 10 MB
-GGUF = "GGUF files are for llama.cpp and its kind, name a folder or hub id with config.json and *.safetensors"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # What torch.compile and distributed training put into the names of the modules that they wrap.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -75,8 +74,11 @@ def other_format(folder):
     if any((folder / f"adapter_{name}").exists() for name in ("config.json", "model.safetensors")):
         return ("the folder holds a LoRA adapter: merge it into its base model (peft: merge_and_unload, then "
                 "save_pretrained) and name that folder, or take the adapter's files out")
-    in_cache = re.search(r"models--[^/]+-gguf/", folder.as_posix().lower())  # of which the weights were not fetched
-    return GGUF if any(folder.glob("*.gguf")) or in_cache else None
+    if files := sorted(folder.glob("*.gguf")):
+        return f"its weights are in a GGUF file, which is named itself: {files[0]}"
+    if re.search(r"models--[^/]+-gguf/", folder.as_posix().lower()):  # in the cache, its weights were not fetched
+        return "a repository of GGUF files: download one of them from its page and name that file"
+    return None
 
 
 def write_json(path, value):
@@ -157,11 +159,11 @@ def locked(folder: Path):
 
 
 def resolve(source=None, revision=None, weights=True):
-    """Return the local folder of a checkpoint.
+    """Return the local folder of a checkpoint, or its file if it is a GGUF file.
 
-    source: None for the model shipped in assets/; a folder; or a hub id such as "LGAI-EXAONE/EXAONE-4.0-1.2B",
-        which is downloaded (progress bar, kept in the Hugging Face cache). Where several things are read from it,
-        resolve once and pass the folder on: a branch may move in between.
+    source: None for the model shipped in assets/; a folder; a GGUF file; or a hub id such as
+        "LGAI-EXAONE/EXAONE-4.0-1.2B", which is downloaded (progress bar, kept in the Hugging Face cache). Where several
+        things are read from it, resolve once and pass the folder on: a branch may move in between.
     revision: branch, tag or commit of a hub id.
     weights: False fetches only the small files (configuration, tokenizer).
     """
@@ -172,13 +174,16 @@ def resolve(source=None, revision=None, weights=True):
     if source is None and not folder.is_dir():
         raise CheckpointError(f"there is no shipped model at {SHIPPED}: run `pip install -e .` in a clone of the "
                               "repository, or name a model folder or hub id, say LGAI-EXAONE/EXAONE-4.0-1.2B")
-    if folder.is_dir():
+    gguf = folder.suffix.lower() == ".gguf"
+    if folder.is_dir() or gguf and folder.is_file():
         if revision is not None:
-            raise CheckpointError(f"{folder} is a folder and has no revision {revision!r}: only a hub id has revisions")
+            raise CheckpointError(f"{folder} is a {'folder' if folder.is_dir() else 'file'} and has no revision "
+                                  f"{revision!r}: only a hub id has revisions")
         return folder
     if folder.is_file():
-        hint = GGUF if folder.suffix.lower() == ".gguf" else f"name the folder with all of the model, {folder.parent}"
-        raise CheckpointError(f"{source} is a file: {hint}")
+        raise CheckpointError(f"{source} is a file: name the folder with all of the model, {folder.parent}")
+    if gguf:
+        raise CheckpointError(f"there is no file {source}: check the path")
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         raise CheckpointError(f"{source} is neither a folder nor a hub id of the form owner/name: check the path")
     return _download(str(source), revision, PATTERNS + ["*.safetensors"] * weights)
@@ -209,13 +214,17 @@ def _download(repo_id, revision, patterns):
 
 
 class Stored(NamedTuple):
-    """Where a tensor is stored: the file, the name in it, the file's stamp when its names were read; and as what."""
+    """Where a tensor is stored: the file, the name in it, the file's stamp when its names were read; and as what.
+
+    span: of a GGUF file, from which byte to which; None in a safetensors file, whose library finds it.
+    """
 
     path: Path
     name: str
     stamp: tuple
     dtype: str
     shape: list[int]
+    span: tuple[int, int] | None = None
 
 
 def weight_files(folder, shapes):
@@ -283,15 +292,16 @@ def _names(path):
     try:
         if not path.is_file():
             raise FileNotFoundError("no such file")
-        stamp = _stamp(path)
+        now = stamp(path)
         with safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}
-            return {name: Stored(path, name, stamp, part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+            return {name: Stored(path, name, now, part.get_dtype(), part.get_shape()) for name, part in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise bad_file(path, f"is missing, cut short or no safetensors file ({error})") from None
 
 
-def _stamp(path):
+def stamp(path):
+    """What changes when a file is replaced."""
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
@@ -303,10 +313,12 @@ def read_tensor(stored, shape, dtypes=FLOATS):
     Its file is opened for it alone, for the same reason: `CheckpointError` if that is no longer the file that
     `weight_files` saw.
     """
-    path, name, stamp = stored[:3]
+    path, name, seen = stored[:3]
+    if stored.span:
+        return _mapped(stored, shape, dtypes)
     try:
         with safe_open(path, framework="pt") as file:
-            if _stamp(path) != stamp:
+            if stamp(path) != seen:
                 raise CheckpointError(f"{path} was replaced while it was read: load again")
             part = file.get_slice(name)
             if part.get_shape() != list(shape) or part.get_dtype() not in dtypes:
@@ -316,6 +328,26 @@ def read_tensor(stored, shape, dtypes=FLOATS):
             return file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} was replaced while it was read ({error}): load again") from None
+
+
+def _mapped(stored, shape, dtypes):
+    """A tensor of a GGUF file; blocks of rounded weights as they are, uint8 [O, bytes of a row]."""
+    import numpy
+    import torch
+
+    start, end = stored.span
+    if stored.shape != list(shape) or stored.dtype not in dtypes:
+        raise CheckpointError(f"{stored.path}: {stored.name} is {stored.shape} {stored.dtype}, expected {list(shape)} "
+                              f"in {' or '.join(dtypes)}: {again(stored.path)}")
+    try:
+        octets = numpy.memmap(stored.path, mode="c", offset=start, shape=end - start)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{stored.path} was replaced while it was read ({error}): load again") from None
+    if stamp(stored.path) != stored.stamp:
+        raise CheckpointError(f"{stored.path} was replaced while it was read: load again")
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    octets = torch.from_numpy(octets)
+    return octets.view(kinds[stored.dtype]).view(*shape) if stored.dtype in kinds else octets.view(shape[0], -1)
 
 
 def write_tensors(path, tensors, metadata):

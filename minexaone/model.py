@@ -21,6 +21,7 @@ from minexaone.checks import check_config
 from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
 from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
+from minexaone.gguf_file import gguf_weights
 from minexaone.linear.formats import packed_layers
 from minexaone.linear.packed import Packed, tied_head
 from minexaone.linear.writing import quantized_tensors
@@ -405,8 +406,8 @@ class Exaone4(nn.Module):
                         device: str | torch.device = "auto", revision: str | None = None) -> "Exaone4":
         """Load a checkpoint in the published format.
 
-        source: a folder, or a hub id such as "LGAI-EXAONE/EXAONE-4.0-1.2B" (at `revision`: branch, tag or commit);
-        None is the model shipped in assets/. dtype: "auto" is the checkpoint's own. device: see `pick_device`.
+        source: a folder, a GGUF file, or a hub id such as "LGAI-EXAONE/EXAONE-4.0-1.2B" (at `revision`: branch, tag or
+        commit); None is the model shipped in assets/. dtype: "auto" is the checkpoint's own. device: see `pick_device`.
         Raises `CheckpointError` unless every tensor is used, every parameter filled and every shape right.
         """
         device, name = pick_device(device), str(dtype).removeprefix("torch.")
@@ -418,7 +419,7 @@ class Exaone4(nn.Module):
         with torch.device("meta"):  # shapes without memory
             model = cls(replace(config, dtype=name))
         shapes = {published_name(key): tensor.shape for key, tensor in model.state_dict().items()}
-        stored = weight_files(folder, shapes)
+        stored = gguf_weights(folder, shapes) if folder.is_file() else weight_files(folder, shapes)
         packed = packed_layers(raw, stored, shapes)  # takes what it reads out of stored
         if (given := stored.keys() | packed.keys()) != shapes.keys():
             missing, extra = sorted(shapes.keys() - given), sorted(given - shapes.keys())

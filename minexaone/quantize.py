@@ -167,6 +167,8 @@ def quantize_checkpoint(source, out: Path, bits: int, group: int, method: str, f
         for file in (file for pattern in PATTERNS for file in sorted(folder.glob(pattern))):
             if file.name not in NOT_COPIED:
                 shutil.copyfile(file, part / file.name)
+        if folder.is_file():  # GGUF: nothing to copy
+            tokenizer.save_pretrained(part)
     return (f"{out}: {before / 1e6:,.1f} MB are {weight_bytes(model) / 1e6:,.1f} MB; error of the outputs on "
             f"{sum(map(len, ids)):,} tokens: "
             + ", ".join(f"{name.split('.')[1]} {error:.2%}" for name, error in errors.items()))
@@ -181,10 +183,10 @@ def main(argv=None):
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="of each weight (4)")
     parser.add_argument("--group", type=int, default=128, help="inputs that share a scale; -1 is a whole row (128)")
     parser.add_argument("--method", choices=METHODS, default="gptq", help="gptq, or each weight to the nearest (gptq)")
-    parser.add_argument("--format", choices=FORMATS, default="compressed-tensors", help="most engines read both gptq and "
-                        "compressed-tensors; int-quantized is what they call W8A8 (compressed-tensors)")
-    parser.add_argument("--asymmetric", action="store_true", help="from the smallest to the largest weight of a "
-                        "group, not as far to both sides of 0")
+    parser.add_argument("--format", choices=FORMATS, default="compressed-tensors", help="most engines read both gptq "
+                        "and compressed-tensors; int-quantized is what they call W8A8 (compressed-tensors)")
+    parser.add_argument("--asymmetric", action="store_true", help="from the smallest to the largest weight of a group, "
+                        "not as far to both sides of 0")
     parser.add_argument("--texts", type=Path, help="UTF-8 file to calibrate with (the project's own training texts)")
     parser.add_argument("--samples", type=int, default=128, help=f"texts, each of {LENGTH} tokens at most (128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from minexaone.files import CheckpointError, other_format, read_json, resolve, with_temporary, write_json
+from minexaone.gguf_file import gguf_tokenizer
 from minexaone.tools import tool_schema
 
 # GPT-2 writes each byte as one visible character, so that a vocabulary can be a text file: printable bytes stand for
@@ -67,7 +68,7 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, source=None, revision=None) -> "Tokenizer":
-        """Load a tokenizer: None for the shipped model, a folder, or a hub id.
+        """Load a tokenizer: None for the shipped model, a folder, a GGUF file, or a hub id.
 
         Reads tokenizer.json, or without one vocab.json, merges.txt and tokenizer_config.json. The chat template is the
         checkpoint's own, else this project's. Raises `CheckpointError` naming the file that is missing, broken, or a
@@ -79,7 +80,11 @@ class Tokenizer:
         if not isinstance(config, dict):
             raise CheckpointError(f"{config_file} holds no JSON object: download it again")
         file = folder / "tokenizer.json"
-        if file.is_file():
+        if folder.is_file():
+            file = config_file = folder
+            vocab, merges, config = gguf_tokenizer(file)
+            backend = _build(vocab, merges, config, file, file, file)
+        elif file.is_file():
             with _byte_level(file):
                 _check_kind(read_json(file))
                 backend = Backend.from_str(file.read_text(encoding="utf-8-sig"))
@@ -321,11 +326,20 @@ def _rebuild(folder, config):
         raise CheckpointError(f"{vocab_file} must map every token to an id, without gaps from 0: download it again")
     try:
         lines = merges_file.read_text(encoding="utf-8").split("\n")
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        backend = Backend(models.BPE(vocab, merges))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{merges_file} does not hold the merges of vocab.json ({error}): download both again"
+                              ) from error
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    return _build(vocab, merges, config, vocab_file, merges_file, config_file)
+
+
+def _build(vocab, merges, config, vocab_file, merges_file, config_file):
+    """Byte-level BPE from the ids of tokens, lines of merges and the added tokens; the files are named in errors."""
+    try:
+        backend = Backend(models.BPE(vocab, [tuple(line.split(" ")) for line in merges]))
     except Exception as error:
-        raise CheckpointError(f"{merges_file} does not hold the merges of vocab.json, two tokens a line ({error}): "
-                              "download both again") from error
+        raise CheckpointError(f"{merges_file} does not hold the merges of its vocabulary, two tokens a line ({error}): "
+                              "download the tokenizer again") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     try:

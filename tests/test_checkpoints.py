@@ -465,8 +465,8 @@ NAMED = {
     "adapter": ("single", both(remove("config.json"), text("adapter_config.json", "{}")), ["LoRA adapter", "merge"]),
     "adapter's weights": ("single", both(remove(WEIGHTS), text("adapter_model.safetensors", "")), ["LoRA", "merge"]),
     "adapter beside a model": ("single", text("adapter_config.json", "{}"), ["LoRA adapter", "merge", "out"]),
-    "GGUF": ("single", both(remove("config.json"), text("model-Q4_K_M.gguf", "GGUF")), ["GGUF", "llama.cpp", "folder"]),
-    "GGUF and config": ("single", both(remove(WEIGHTS), text("a.gguf", "GGUF")), ["GGUF", "llama.cpp", "safetensors"]),
+    "GGUF": ("single", both(remove("config.json"), text("b-Q8_0.gguf", "GGUF")), ["GGUF", "named itself", "b-Q8_0.gguf"]),
+    "GGUF and config": ("single", both(remove(WEIGHTS), text("a.gguf", "GGUF")), ["GGUF", "named itself", "a.gguf"]),
     "gptq": ("single", config(quantization_config=GPTQ), ["quantized (gptq, 4 bits)", "unquantized"]),
     "awq": ("single", config(quantization_config={"quant_method": "awq", "w_bit": 4}), ["(awq, 4 bits)"]),
     "fp8": ("single", config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), ["(fp8, 8 bits)"]),
@@ -615,8 +615,7 @@ def test_source_that_is_no_folder(tmp_path, monkeypatch):
     for source in ("weights/model.safetensors", tmp_path / "weights/model.safetensors"):
         with pytest.raises(CheckpointError, match=f"is a file: name the folder .*{Path(source).parent}"):
             resolve(source)
-    with pytest.raises(CheckpointError, match="model.gguf is a file: GGUF files are for llama.cpp"):
-        resolve("weights/model.gguf")
+    assert resolve("weights/model.gguf") == Path("weights/model.gguf")
     for source in ("", " "):
         with pytest.raises(CheckpointError, match="name is empty.*MINEXAONE_MODEL"):
             resolve(source)

@@ -256,7 +256,7 @@ def test_a_repository_of_gguf_files_is_named_for_what_it_is(hub, resolve, monkey
     monkeypatch.setattr(sys.modules[__name__], "REPO", "lab/tiny-GGUF")
     hub.files = {"README.md": b"text", "tiny-Q4_K_M.gguf": b"GGUF"}
     folder = resolve(hub.url, "lab/tiny-GGUF")
-    with pytest.raises(files.CheckpointError, match="config.json is missing: GGUF files are for llama.cpp"):
+    with pytest.raises(files.CheckpointError, match="config.json is missing: a repository of GGUF files: download one"):
         files.read_json(folder / "config.json")
     assert not hub.downloaded()
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from minexaone.config_json import quantization, quantization_details
 from minexaone.files import FLOATS, CheckpointError, Stored, read_tensor
-from minexaone.linear.packed import Packed, PackedEmbedding, PackedLinear, pack4, unpack4
+from minexaone.gguf_file import BLOCKS
+from minexaone.linear.ggml import unpack_blocks
+from minexaone.linear.packed import ROWS, Packed, PackedEmbedding, PackedLinear, pack4, unpack4
 
 AWQ_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]  # output k of eight is at bits 4 · AWQ_ORDER[k]
 
@@ -210,6 +212,14 @@ def read_bitsandbytes_4bit(parts: Parts) -> dict:
             "table": parts.read("weight.quant_map", 16, dtypes=("F32",))}
 
 
+def read_gguf(parts: Parts) -> dict:
+    """weight [O, bytes of a row], in blocks of the kind that its tensor is of, whatever config.json says."""
+    kind = parts.stored["weight"].dtype
+    octets = parts.read("weight", parts.outs, parts.ins, dtypes=(kind,))
+    pieces = [unpack_blocks(kind, rows) for rows in octets.split(ROWS)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} | {"group": BLOCKS[kind].group}
+
+
 def overrides(table, key: str | None = None) -> list[dict]:
     """The dictionaries in a table of settings (or those at a key of each of its entries), whatever else it holds."""
     entries = list(table.values()) if isinstance(table, dict) else []
@@ -269,6 +279,7 @@ READERS = {
          {"weight.nested_absmax", "weight.nested_quant_map", "weight.quant_state.bitsandbytes__nf4",
           "weight.quant_state.bitsandbytes__fp4"})],
     "mlx": [(read_mlx, {"weight", "scales", "biases"}, set())],
+    "gguf": [(read_gguf, {"weight"}, set())],
 }
 # Names by which quantized weights show, should config.json be silent.
 SIGNS = (".qweight", ".weight_packed", ".weight_scale", ".scales", ".SCB", ".absmax")
