@@ -46,7 +46,7 @@ def gptq(weight: Tensor, hessian: Tensor, bits: int, group: int = -1, symmetric:
     stored: the scales' type. `ValueError` if groups do not fill a row or the Hessian is not finite.
     """
     if not hessian.isfinite().all():
-        raise ValueError("a Hessian is not finite: the model overflows on the calibration texts, load it as float32")
+        raise ValueError("a Hessian is not finite: the weights are damaged, or activations overflow")
     inputs, group = weight.shape[1], group_size(weight.shape[1], group)
     scale, zero = grid(weight.detach().float().unflatten(1, (-1, group)), bits, symmetric, stored)
     scale, zero = scale[..., 0], zero[..., 0]  # [O, groups]
