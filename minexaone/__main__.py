@@ -86,12 +86,12 @@ def info(argv):
 
     import torch
 
-    from minexaone.config_json import GLOBAL, QUANTIZATION, quantization, read_config
+    from minexaone.config_json import GLOBAL, quantization, quantization_details, quantized_groups, read_config
     from minexaone.files import resolve
     from minexaone.model import Config, Exaone4, cache_bytes
 
-    raw = read_config(resolve(options.model, options.revision, weights=False))
-    config = Config.from_dict({key: value for key, value in raw.items() if key not in QUANTIZATION})
+    folder = resolve(options.model, options.revision, weights=False)
+    config = Config.from_dict(raw := read_config(folder))
     context = config.max_position_embeddings if options.context is None else options.context
     if context < 1:
         raise ValueError(f"--context is {context}, expected at least 1 token")
@@ -100,6 +100,7 @@ def info(argv):
     total = sum(parameter.numel() for parameter in model.parameters())
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     itemsize, words = getattr(torch, config.dtype).itemsize, quantization(raw)
+    stored = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
     hybrid = config.sliding_window is not None
     pattern = "".join("G" if kind == GLOBAL else "L" for kind in config.layer_types)
     rope = "every layer" if not hybrid else "sliding layers only (global layers are NoPE)"
@@ -115,11 +116,14 @@ def info(argv):
         "RoPE": f"theta {config.rope_theta:,.0f} on {rope}{scaling}",
         "vocabulary": f"{config.vocab_size:,}, embeddings {'tied' if config.tie_word_embeddings else 'not tied'}",
         "context": f"{config.max_position_embeddings:,} tokens",
-        "weights": f"{size(total * itemsize)} in {config.dtype}"
-                   + (f" if they were not quantized ({words}), as this program needs them" if words else ""),
+        "weights": f"{size(total * itemsize)} in {config.dtype}" + " if they were not quantized" * bool(words),
         "KV cache": f"{size(cache_bytes(config, context, itemsize))} at {context:,} tokens"
                     + (f" ({size(all_global)} if all layers were global)" if hybrid else ""),
     }
+    if words:
+        groups = " and ".join(map(str, quantized_groups(quantization_details(raw))))
+        rows["quantized"] = words + (f", groups of {groups} inputs" if groups else ", one group a row") \
+            + (f": {size(stored)}" if stored else "")
     for name, value in rows.items():
         print(f"{name:12} {value}")
 

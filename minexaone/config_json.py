@@ -101,23 +101,31 @@ def config_values(raw):
 
 
 def quantization_details(raw):
-    """What a config.json says of quantized weights, always with a quant_method; {} if nothing."""
+    """What a config.json says of quantized weights, with a quant_method in any case; {} if nothing."""
     for key, method in QUANTIZATION.items():
         if details := raw.get(key):
-            return {"quant_method": method} | (details if isinstance(details, dict) else {})
+            details = details if isinstance(details, dict) else {}
+            return details | {"quant_method": str(details.get("quant_method") or method)}
     return {}
 
 
 def quantization(raw):
     """How the weights of a config.json are quantized, in words such as "gptq, 4 bits"; None if they are not."""
     details = quantization_details(raw)
-    if not details:
-        return None
-    method = str(details["quant_method"])[:40]
-    text = json.dumps(details)  # some methods say it once, some for each group of layers
-    bits = set(re.findall(r'(?:bits|w_bit)": (\d\d?)\b', text) + re.findall(r'load_in_(\d)bit": true', text))
-    bits = sorted(bits | {"8"} if "fp8" in method else bits, key=int)
-    return method + (f", {' and '.join(bits)} bits" if bits else "")
+    bits = " and ".join(map(str, quantized_bits(details)))
+    return details["quant_method"][:40] + (f", {bits} bits" if bits else "") if details else None
+
+
+def quantized_bits(details):
+    """The numbers of bits in the details, sorted: some methods say it once, some for each group of layers."""
+    text = json.dumps(details)
+    bits = re.findall(r'(?:bits|w_bit)": (\d\d?)\b', text) + re.findall(r'load_in_(\d)bit": true', text)
+    return sorted({*map(int, bits)} | ({8} if "fp8" in details.get("quant_method", "") else set()))
+
+
+def quantized_groups(details):
+    """The sizes of groups that stand in the details, sorted; none if each row is one group."""
+    return sorted({int(size) for size in re.findall(r'group_size": (\d{1,6})\b', json.dumps(details))})
 
 
 def _rope(raw):

@@ -524,12 +524,21 @@ def test_a_configuration_built_in_python_does_not_blame_a_file():
 
 
 @pytest.mark.parametrize("key, value, words", [
-    ("quantization_config", GPTQ, "gptq, 4 bits"), ("quantization", {"group_size": 64, "bits": 8}, "mlx, 8 bits")])
-def test_info_describes_a_quantized_model_without_its_weights(key, value, words, tmp_path, capsys):
+    ("quantization_config", GPTQ, "gptq, 4 bits, groups of 128 inputs"),
+    ("quantization_config", {"quant_method": "gptq", "bits": 8, "group_size": -1}, "gptq, 8 bits, one group a row"),
+    ("quantization_config", {"quant_method": "compressed-tensors", "config_groups": {
+        "a": {"weights": {"num_bits": 4, "group_size": 32}}, "b": {"weights": {"num_bits": 8, "group_size": None}}}},
+     "compressed-tensors, 4 and 8 bits, groups of 32 inputs"),
+    ("quantization", {"group_size": 64, "bits": 8}, "mlx, 8 bits, groups of 64 inputs")])
+def test_info_describes_a_quantized_model_with_and_without_its_weights(key, value, words, tmp_path, capsys):
     write_config(tmp_path, older(HYBRID) | {key: value})
     assert main(["info", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert f"in float32 if they were not quantized ({words})" in shown and "LLLGLLLG" in shown
+    assert "in float32 if they were not quantized\n" in shown and "LLLGLLLG" in shown
+    assert f"quantized    {words}\n" in shown
+    (tmp_path / "model.safetensors").write_bytes(bytes(5000))
+    assert main(["info", str(tmp_path)]) == 0
+    assert f"quantized    {words}: 5.00 kB\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["replaced", "cut short", "deleted"])

@@ -308,7 +308,7 @@ def packed_layers(raw: dict, stored: dict[str, Stored], shapes: dict) -> dict[st
         for part in tensors.keys() & (needed | others):
             del stored[f"{matrix}.{part}"]
         layers[f"{matrix}.weight"] = reading(reader, parts)
-    if not layers and details.get("quant_method") != "compressed-tensors":
+    if not layers and details.get("quantization_status") != "decompressed":
         raise CheckpointError(f"by quantization_config in config.json the weights are quantized ({words}), but none is "
                               "stored so: choose the unquantized checkpoint with its own config.json")
     return layers
