@@ -181,10 +181,10 @@ def main(argv=None):
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="of each weight (4)")
     parser.add_argument("--group", type=int, default=128, help="inputs that share a scale; -1 is a whole row (128)")
     parser.add_argument("--method", choices=METHODS, default="gptq", help="gptq, or each weight to the nearest (gptq)")
-    parser.add_argument("--format", choices=FORMATS, default="compressed-tensors", help="most engines read both gptq and "
-                        "compressed-tensors; int-quantized is what they call W8A8 (compressed-tensors)")
-    parser.add_argument("--asymmetric", action="store_true", help="from the smallest to the largest weight of a "
-                        "group, not as far to both sides of 0")
+    parser.add_argument("--format", choices=FORMATS, default="compressed-tensors", help="most engines read both gptq "
+                        "and compressed-tensors; int-quantized is what they call W8A8 (compressed-tensors)")
+    parser.add_argument("--asymmetric", action="store_true", help="from the smallest to the largest weight of a group, "
+                        "not as far to both sides of 0")
     parser.add_argument("--texts", type=Path, help="UTF-8 file to calibrate with (the project's own training texts)")
     parser.add_argument("--samples", type=int, default=128, help=f"texts, each of {LENGTH} tokens at most (128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
