@@ -465,7 +465,7 @@ NAMED = {
     "adapter": ("single", both(remove("config.json"), text("adapter_config.json", "{}")), ["LoRA adapter", "merge"]),
     "adapter's weights": ("single", both(remove(WEIGHTS), text("adapter_model.safetensors", "")), ["LoRA", "merge"]),
     "adapter beside a model": ("single", text("adapter_config.json", "{}"), ["LoRA adapter", "merge", "out"]),
-    "GGUF": ("single", both(remove("config.json"), text("b-Q8_0.gguf", "GGUF")), ["GGUF", "named itself", "b-Q8_0.gguf"]),
+    "GGUF": ("single", both(remove("config.json"), text("b.gguf", "GGUF")), ["GGUF", "named itself", "b.gguf"]),
     "GGUF and config": ("single", both(remove(WEIGHTS), text("a.gguf", "GGUF")), ["GGUF", "named itself", "a.gguf"]),
     "gptq": ("single", config(quantization_config=GPTQ), ["quantized (gptq, 4 bits)", "unquantized"]),
     "awq": ("single", config(quantization_config={"quant_method": "awq", "w_bit": 4}), ["(awq, 4 bits)"]),

@@ -46,23 +46,23 @@ def gptq(weight: Tensor, hessian: Tensor, bits: int, group: int = -1, symmetric:
     stored: the scales' type. `ValueError` if groups do not fill a row or the Hessian is not finite.
     """
     if not hessian.isfinite().all():
-        raise ValueError("a Hessian is not finite: the model overflows on the calibration texts, load it as float32")
+        raise ValueError("a Hessian is not finite: the weights are damaged, or activations overflow")
     inputs, group = weight.shape[1], group_size(weight.shape[1], group)
     scale, zero = grid(weight.detach().float().unflatten(1, (-1, group)), bits, symmetric, stored)
     scale, zero = scale[..., 0], zero[..., 0]  # [O, groups]
 
     order = hessian.diagonal().argsort(descending=True, stable=True)
     upper = carry(hessian[order][:, order], damping)
-    weight, values = weight.detach().float()[:, order], torch.empty_like(weight, dtype=torch.float32)
-    groups = order // group
+    weight, s, z = weight.detach().float()[:, order], scale[:, order // group], zero[:, order // group]  # all [O, I]
+    values = torch.empty_like(weight)
     for start in range(0, inputs, BLOCK):
         end = min(start + BLOCK, inputs)
-        block, errors = weight[:, start:end], torch.empty_like(weight[:, start:end])
-        for i in range(end - start):
-            s, z = scale[:, groups[start + i]], zero[:, groups[start + i]]
-            value = round_to(block[:, i], s, z, bits)
-            errors[:, i] = (block[:, i] - (value - z) * s) / upper[start + i, start + i]
-            block[:, i + 1:] -= torch.outer(errors[:, i], upper[start + i, start + i + 1:end])
-            values[:, order[start + i]] = value
+        errors = torch.empty_like(weight[:, start:end])
+        for i in range(start, end):
+            values[:, i] = round_to(weight[:, i], s[:, i], z[:, i], bits)
+            error = (weight[:, i] - (values[:, i] - z[:, i]) * s[:, i]) / upper[i, i]
+            weight[:, i + 1:end] -= torch.outer(error, upper[i, i + 1:end])
+            errors[:, i - start] = error
         weight[:, end:] -= errors @ upper[start:end, end:]
+    values = values[:, order.argsort()]
     return packed_linear(values, scale.to(stored), None if symmetric else zero, group, bits)
