@@ -90,7 +90,7 @@ def read_header(path: Path) -> Header:
 @functools.lru_cache(maxsize=1)  # for its configuration, tokenizer and weights: a vocabulary takes a while to read
 def _header(path, seen):
     with path.open("rb") as file:
-        magic, version = file.read(4), int.from_bytes(file.read(4), "little")
+        magic, version = struct.unpack("<4sI", file.read(8))
         if magic != b"GGUF":
             raise bad_file(path, "does not begin as a GGUF file does")
         if version and version & 0xFFFF == 0:
