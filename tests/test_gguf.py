@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from minexaone.__main__ import main
 from minexaone.config_json import GLOBAL, SLIDING, sampling_advice
@@ -18,6 +19,7 @@ from minexaone.model import Config, Exaone4, rope_frequencies
 from minexaone.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
+GOLDEN = Path(__file__).parent / "golden" / "gguf"
 Kind = gguf.GGMLQuantizationType
 
 LLAMA3 = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -172,6 +174,23 @@ def test_logits_are_those_of_the_dequantized_weights(kind, tied, tmp_path):
     assert loaded.config.to_dict() == model.config.to_dict() | {"bos_token_id": None, "pad_token_id": None}
 
 
+def test_what_llama_cpp_converted_and_computed():
+    """A file by its converter (gguf 0.19, late 2026) from a random model, with every fifth token's logits by its own
+    code in float32."""
+    model, expected = Exaone4.from_pretrained(GOLDEN / "model.gguf"), load_file(GOLDEN / "expected.safetensors")
+    with torch.inference_mode():
+        torch.testing.assert_close(model(expected["input_ids"])[:, ::5], expected["logits"], atol=1e-4, rtol=1e-4)
+    assert model.config == Config(
+        vocab_size=272, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, layer_types=[GLOBAL] * 2, rope_scaling=LLAMA3, eos_token_id=14,
+        max_position_embeddings=65536, tie_word_embeddings=True)
+
+
+def test_the_tokenizer_that_llama_cpp_converted_is_the_folders(shared):
+    assert_same_tokenizer(Tokenizer.from_pretrained(GOLDEN / "model.gguf"),
+                          Tokenizer.from_pretrained(shared / "quantized" / "source"))
+
+
 def test_the_window_and_its_absence_are_read(tmp_path):
     model = random_model()
     assert not torch.allclose(logits(model), logits(random_model(sliding_window=None, layer_types=[GLOBAL] * 3)))
@@ -204,8 +223,9 @@ def test_llama3_scaling_is_found_from_its_factors(scaling, head_dim, theta, tmp_
         assert loaded.config.rope_scaling == scaling
 
 
-def test_it_answers_and_describes_itself(tmp_path, toy_folder, capsys):
-    model = random_model(tie_word_embeddings=False)  # a tied one says the same token again and again
+def test_it_answers_and_describes_itself(tmp_path, toy_folder, toy_tokenizer, capsys):
+    # Untied: a tied random model says the same token again and again.
+    model = random_model(tie_word_embeddings=False, vocab_size=toy_tokenizer.vocab_size)
     file = write(tmp_path / "model.gguf", model, toy_folder, kind=mixed)
     folder = tmp_path / "folder"  # the same model as one
     model.save_pretrained(folder)
