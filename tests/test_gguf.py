@@ -57,8 +57,8 @@ def test_blocks_are_the_librarys_bit_for_bit(kind):
     assert expected.isfinite().all() and expected.unique().numel() > 1000
     packed = PackedLinear(**unpack_blocks(kind, torch.from_numpy(octets)), group=BLOCKS[kind].group)
     assert packed.shape == (1030, 512) and packed.unpacked(torch.float32).equal(expected)
-    x = torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(packed(x), x @ expected.T)
+    x = torch.randn(3, 512, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(packed(x), x @ expected.double().T)
 
 
 def random_model(seed=0, **changes):
@@ -167,7 +167,8 @@ def test_logits_are_those_of_the_dequantized_weights(kind, tied, tmp_path):
     model = random_model(tie_word_embeddings=tied)
     file = write(tmp_path / "model.gguf", model, kind=mixed if kind == "mixed" else lambda name: kind)
     loaded = Exaone4.from_pretrained(file, "float32")
-    torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-4, atol=1e-4)
+    expected = logits(model)
+    torch.testing.assert_close(logits(loaded), expected, rtol=1e-4, atol=1e-5 * float(expected.std()))
     packed = sum(isinstance(module, Packed) for module in loaded.modules())
     assert packed == (0 if kind in ("F32", "F16", "BF16") else 3 * 7 + 2)
     assert gguf_config(file)["dtype"] == {"F32": "float32", "F16": "float16"}.get(kind, "bfloat16")

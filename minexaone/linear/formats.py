@@ -13,8 +13,8 @@ from torch import Tensor
 from minexaone.config_json import quantization, quantization_details
 from minexaone.files import FLOATS, CheckpointError, Stored, read_tensor
 from minexaone.gguf_file import BLOCKS
-from minexaone.linear.ggml import unpack_blocks
-from minexaone.linear.packed import ROWS, Packed, PackedEmbedding, PackedLinear, pack4, unpack4
+from minexaone.linear.ggml import ROWS, unpack_blocks
+from minexaone.linear.packed import Packed, PackedEmbedding, PackedLinear, pack4, unpack4
 
 AWQ_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]  # output k of eight is at bits 4 · AWQ_ORDER[k]
 

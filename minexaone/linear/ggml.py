@@ -10,6 +10,8 @@ from torch import Tensor
 from minexaone.gguf_file import BLOCKS
 from minexaone.linear.packed import pack4
 
+ROWS = 1024  # of a matrix, to be unpacked at once: bounds the memory of what is computed in between
+
 
 def unpack_blocks(kind: str, rows: Tensor) -> dict[str, Tensor]:
     """Some rows of a matrix, uint8 [n, bytes of a row], as weight, scale and, if the kind has them, zero and offset."""
