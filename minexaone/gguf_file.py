@@ -53,7 +53,7 @@ OPTIONAL_KEYS = {"num_key_value_heads": "attention.head_count_kv", "head_dim": "
                  "sliding_window": "attention.sliding_window"}
 SAMPLING_KEYS = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p"}
 PRE = ("exaone4", "gpt-2")  # both names of GPT-2's way to cut a text into words
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # types of tokens
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # types of tokens
 ORIGINAL_WINDOW = "LLLG"  # of the published 32B
 LLAMA3_DEFAULT = (1.0, 4.0, 8192)  # the published low_freq_factor, high_freq_factor and original length
 
@@ -75,7 +75,7 @@ def read_header(path: Path) -> Header:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is cut short or damaged ({reason}): {again(path)}") from None
     metadata, tensors = header
-    if (parts := metadata.get("split.count", 1)) != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+    if (parts := metadata.get("split.count", 1)) not in (0, 1):
         raise CheckpointError(f"{path} is one part of {parts}: join them with `llama-gguf-split --merge` first")
     if (kind := metadata.get("general.architecture")) != "exaone4":
         raise CheckpointError(f"{path} holds a model of the architecture {kind!r:.40}, but only 'exaone4' can be "
@@ -109,15 +109,20 @@ def _header(path, seen):
     for name, dims, number, offset in infos:
         if name in found:
             raise ValueError(f"{name} stands there twice")
-        kind, shape, first = TYPES.get(number, f"type {number}"), dims[::-1], start + offset
-        values, size = BLOCKS[kind][:2] if kind in BLOCKS else (1, BYTES.get(kind, 0))
-        if not shape or shape[-1] % values:
-            raise ValueError(f"{name} has the shape {shape} in blocks of {values}")
-        last = first + math.prod(shape) // values * size
+        kind, shape = TYPES.get(number, f"type {number}"), dims[::-1]
+        first, last = start + offset, start + offset + _size(name, kind, shape)
         if last > end:
             raise ValueError(f"{name} ends at byte {last:,} of {end:,}")
         found[name] = Stored(path, name, seen, kind, shape, (first, last))
     return Header(metadata, found)
+
+
+def _size(name, kind, shape):
+    """The bytes of a tensor; 0 of a kind that cannot be read."""
+    values, size = BLOCKS[kind][:2] if kind in BLOCKS else (1, BYTES.get(kind, 0))
+    if not shape or shape[-1] % values:
+        raise ValueError(f"{name} has the shape {shape} in blocks of {values}")
+    return math.prod(shape) // values * size
 
 
 class _Reader:
@@ -238,11 +243,7 @@ def _token_ids(path, metadata):
 
 
 def _rope_scaling(path, metadata, tensors, raw):
-    """llama3 scaling, found from what it divides each frequency by.
-
-    low, high and original only matter by their ratios: the published ones are tried first, and then low = 1, with the
-    others from two factors between 1 and the largest. `CheckpointError` unless that gives every factor again.
-    """
+    """llama3 scaling, if the file has what it divides each frequency by; `CheckpointError` for any other kind."""
     kind = metadata.get("exaone4.rope.scaling.type", "none")
     if kind not in ("none", "llama3"):
         raise CheckpointError(f"{path}: exaone4.rope.scaling.type is {kind!r:.40}, but only llama3 scaling can be "
@@ -251,35 +252,45 @@ def _rope_scaling(path, metadata, tensors, raw):
         return None
     import numpy
 
-    half = raw["head_dim"] // 2
-    part = tensors[ROPE_FACTORS]
+    part, half = tensors[ROPE_FACTORS], raw["head_dim"] // 2
     if part.shape != [half] or part.dtype != "F32":
         raise CheckpointError(f"{path}: {ROPE_FACTORS} is {part.shape} {part.dtype}, expected [{half}] in F32: "
                               f"{again(path)}")
-    factors = numpy.fromfile(path, "<f4", half, offset=part.span[0])
     exponents = numpy.arange(0, raw["head_dim"], 2, dtype=numpy.float32) / raw["head_dim"]
     lengths = 2 * math.pi * numpy.float32(raw["rope_theta"])**exponents  # of the waves, in tokens
-    factor = float(factors.max())
+    scaling = _llama3(numpy.fromfile(path, "<f4", half, offset=part.span[0]), lengths)
+    if scaling is None:
+        raise CheckpointError(f"{path}: the factors in {ROPE_FACTORS} are not those of llama3 scaling, and only that "
+                              "can be loaded: choose an EXAONE 4.0 model")
+    return scaling
 
-    def gives(low, high, original):
-        kept = numpy.clip((original / lengths - low) / (high - low), 0, 1)
-        return numpy.allclose(1 / ((1 - kept) / factor + kept), factors, rtol=1e-6, atol=0)
 
-    candidates = [LLAMA3_DEFAULT]
+def _llama3(factors, lengths):
+    """The llama3 scaling that divides the frequencies of waves of so many tokens by these factors, to within 1e-6; None
+    if there is none.
+
+    low, high and original only matter by their ratios. The published ones are tried first, then low = 1 with the others
+    from two factors between 1 and the largest, for which kept = (original / length - low) / (high - low), a line.
+    """
+    import numpy
+
+    if not numpy.isfinite(factors).all() or factors.min() < 1:
+        return None
+    factor, candidates = float(factors.max()), [LLAMA3_DEFAULT]
     between = numpy.flatnonzero((factors > 1) & (factors < factor))
-    if len(between) > 1:  # there kept = (original / length - low) / (high - low), a line over 1 / length
+    if len(between) > 1:
         first, last = between[0], between[-1]
         kept = (1 / factors.astype("f8") - 1 / factor) / (1 - 1 / factor)
         slope = (kept[first] - kept[last]) / (1 / lengths[first] - 1 / lengths[last])
-        below = slope / lengths[first] - kept[first]
+        below = slope / lengths[first] - kept[first]  # low / (high - low)
         if below > 0:
             candidates.append((1.0, round(1 + 1 / float(below), 3), round(slope / below)))
     for low, high, original in candidates:
-        if numpy.isfinite(factors).all() and factors.min() >= 1 and gives(low, high, original):
+        kept = numpy.clip((original / lengths - low) / (high - low), 0, 1)
+        if numpy.allclose(1 / ((1 - kept) / factor + kept), factors, rtol=1e-6, atol=0):
             return {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
                     "original_max_position_embeddings": original}
-    raise CheckpointError(f"{path}: the factors in {ROPE_FACTORS} are not those of llama3 scaling, and only that can "
-                          "be loaded: choose an EXAONE 4.0 model")
+    return None
 
 
 # --------------------------------------------------------------------------------------------------------- weights

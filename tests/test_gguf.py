@@ -330,7 +330,6 @@ def tensor(name, convert):
 
 REFUSED = {
     "architecture": (setting("general.architecture", "llama"), ["'llama'", "exaone4"]),
-    "split": (setting("split.count", 3), ["one part of 3", "llama-gguf-split --merge"]),
     "i-quant": (tensor("blk.1.ffn_up.weight", lambda _: (np.zeros((256, 136), np.uint8), "IQ4_XS")),
                 ["blk.1.ffn_up.weight", "IQ4_XS", "Q4_K_M"]),
     "missing tensor": (tensor("blk.1.ffn_up.weight", lambda _: None), ["missing model.layers.1.mlp.up_proj.weight"]),
@@ -385,8 +384,8 @@ def test_a_file_cut_anywhere_or_damaged_is_refused(tmp_path, toy_folder):
 
 def test_parts_and_big_endian_files_are_refused(tmp_path):
     model = random_model()
-    with pytest.raises(CheckpointError, match="one part.*--merge"):
-        Exaone4.from_pretrained(write(tmp_path / "model-00001-of-00002.gguf", model))
+    with pytest.raises(CheckpointError, match="one part of 2.*--merge"):
+        Exaone4.from_pretrained(write(tmp_path / "model-00001-of-00002.gguf", model, change=setting("split.count", 2)))
     big = write(tmp_path / "big.gguf", model, endianess=gguf.GGUFEndian.BIG)
     with pytest.raises(CheckpointError, match="big-endian"):
         Exaone4.from_pretrained(big)
