@@ -8,10 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minexaone.config_json import quantization_details
 from minexaone.linear.packed import Packed, unpack4
 
 FORMATS = ("gptq", "compressed-tensors", "int-quantized")
 ONES = {4: 0x11111111, 8: 0x01010101}  # a 1 in each field of a word
+
+
+def saved_form(raw: dict) -> str:
+    """The form in which a checkpoint with this config.json is saved again: gptq stays gptq."""
+    return "gptq" if quantization_details(raw).get("quant_method") == "gptq" else "compressed-tensors"
 
 
 def quantized_tensors(modules: dict[str, nn.Module], form: str) -> tuple[dict[str, Tensor], dict]:
