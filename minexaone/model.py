@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minexaone.checks import check_config
-from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
+from minexaone.config_json import (DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, quantization_details, read_config,
+                                   read_sampling)
 from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
 from minexaone.linear.formats import packed_layers
@@ -343,6 +344,7 @@ class Exaone4(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # no buffer: model.to(bfloat16) must leave it in float32
         self.sampling = {"do_sample": False}  # advice for generation_config.json: a new model answers greedily
+        self.form = "compressed-tensors"  # in which packed layers are saved
         self.fast = None  # what `minexaone.fast.speed_up` generates with instead
         for parameter in self.parameters():
             if parameter.dim() == 2 and not parameter.is_meta:
@@ -437,13 +439,16 @@ class Exaone4(nn.Module):
         if model.lm_head is None and isinstance(model.embed_tokens, Packed):
             model.lm_head = tied_head(model.embed_tokens)
         model.sampling = read_sampling(folder)
+        if quantization_details(raw).get("quant_method") == "gptq":
+            model.form = "gptq"
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, form: str = "compressed-tensors"):
+    def save_pretrained(self, folder: str | Path, form: str | None = None):
         """Write config.json, generation_config.json and model.safetensors, which transformers loads as well.
 
-        form: in which packed layers are stored, see `quantized_tensors`. `ValueError` for a packed embedding or what
-        the form cannot hold, `OSError` on a full disk; every file is whole at every moment, old or new.
+        form: in which packed layers are stored, see `quantized_tensors`; None is gptq for what was loaded as gptq, else
+        compressed-tensors. `ValueError` for a packed embedding or what the form cannot hold, `OSError` on a full disk;
+        every file is whole at every moment, old or new.
         """
         folder, dtype = Path(folder), str(self.embed_tokens.weight.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
@@ -458,7 +463,7 @@ class Exaone4(nn.Module):
                    for name, module in self.named_modules()}
         quantized = {}
         if any(isinstance(module, Packed) for module in modules.values()):
-            packed, quantized["quantization_config"] = quantized_tensors(modules, form)
+            packed, quantized["quantization_config"] = quantized_tensors(modules, form or self.form)
             tensors = packed | {key: tensor for key, tensor in tensors.items()
                                 if not isinstance(modules[key.rpartition(".")[0]], Packed)}
         write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})

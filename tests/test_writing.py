@@ -1,6 +1,7 @@
 """Quantized models written: each form read back bit for bit, tensors by their definition, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from minexaone.config_json import layer_types
+from minexaone.files import read_json
 from minexaone.linear.packed import Packed, PackedLinear
 from minexaone.linear.rounding import quantize, quantize_rows, round_to_nearest
 from minexaone.linear.writing import words
@@ -222,3 +224,14 @@ def test_what_no_form_can_hold(parts, tmp_path):
         setattr(model.layers[0].self_attn.k_proj, name, tensor)
     with pytest.raises(ValueError, match="k_proj has a.* which neither gptq nor compressed-tensors can store"):
         model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gptq-w4-g32-actorder", "gptq-w4-g64-asym", "ct-w4a16-g32-asym"])
+def test_what_was_loaded_is_saved_as_it_was(tmp_path, name):
+    source = Path(__file__).parent / "golden" / "quantized" / name
+    model = Exaone4.from_pretrained(source, device="cpu")
+    model.save_pretrained(tmp_path)
+    before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys() and all(after[key].equal(tensor) for key, tensor in before.items())
+    method = [read_json(folder / "config.json")["quantization_config"]["quant_method"] for folder in (source, tmp_path)]
+    assert method[0] == method[1]

@@ -332,8 +332,8 @@ def reading(reader: Callable[[Parts], dict], parts: Parts) -> Callable[..., Pack
     def read(dtype: torch.dtype | None = None) -> Packed:
         fields = reader(parts)
         packed = PackedLinear(**fields) if dtype is None else PackedEmbedding(**fields, dtype=dtype)
-        if packed.shape != (parts.outs, parts.ins):
-            raise parts.unreadable(f"{parts.ins} inputs, an odd number")
+        if packed.shape != (parts.outs, parts.ins) or packed.bits == 4 and packed.group % 2:
+            raise parts.unreadable(f"groups of {packed.group} in {parts.ins} inputs, an odd number")
         return packed
 
     return read

@@ -5,11 +5,14 @@ One form for whatever rounds weights in groups of inputs, GPTQ, AWQ and compress
     W[o, i] = (value[o, i] - zero[o, g]) · scale[o, g] + offset[o, g],   g = i // group
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 1024  # rows unpacked at once: bounds the memory of what is computed in between
+# Weights unpacked at once, which bounds the memory of what is computed in between. On a CPU that stays in its cache.
+BLOCK = {"cpu": 2**19, "other": 2**24}
 
 
 def pack4(values: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ class Packed(nn.Module):
     """A matrix [O, I] as it is stored.
 
     weight: the values, int8 or float8_e4m3fn [O, I], or uint8 [O, I / 2] by `pack4`. scale: floating [O, groups]; the
-    last group may be short. zero: int8 [O, groups], or None where it is 0 everywhere; offset: floating, likewise.
+    last group may be short, and groups of 4-bit values are even. zero: int8 [O, groups], or None where it is 0 everywhere; offset: floating, likewise.
     order: int64 [I], which input belongs to each column of values, or None for their own order. table: float32 [16],
     what the values of 4 bits stand for, or None for themselves.
     """
@@ -50,25 +53,34 @@ class Packed(nn.Module):
         """(O, I)."""
         return self.weight.shape[0], self.weight.shape[1] * (8 // self.bits)
 
-    def rows(self, index: Tensor | slice) -> Tensor:
-        """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""
-        values = self.weight[index]
-        values = unpack4(values) if self.bits == 4 else values
-        values = values.float() if self.table is None else self.table[values.long() + 8]
-        inputs, groups = values.shape[1], self.scale.shape[1]
-        values = F.pad(values, (0, groups * self.group - inputs)).unflatten(1, (groups, self.group))
-        if self.zero is not None:
-            values = values - self.zero[index, :, None]
-        values = values * self.scale[index, :, None].float()
-        if self.offset is not None:
-            values = values + self.offset[index, :, None].float()
-        return values.flatten(1)[:, :inputs]
+    def halves(self, index: slice | Tensor) -> Tensor:
+        """Some rows of the matrix in float32, [n, I]; of 4 bits first the even inputs, then the odd ones, since to
+        separate the two values of a byte is quick, and to put them side by side is not."""
+        groups, inputs = self.scale.shape[1], self.shape[1]
+        zero, scale, offset = (None if part is None else part[index, :, None].float()
+                               for part in (self.zero, self.scale, self.offset))
+        weight, parts = self.weight[index], []
+        for values in (weight & 15, weight >> 4) if self.bits == 4 else (weight,):
+            values = self.table[values.long()] if self.table is not None else values.float()
+            if self.bits == 4 and self.table is None:
+                values -= 8
+            width = self.group * self.bits // 8  # of a group's inputs, those in this half
+            values = F.pad(values, (0, groups * width - values.shape[1])).unflatten(1, (groups, width))
+            values = (values if zero is None else values - zero) * scale
+            values = values if offset is None else values + offset
+            parts.append(values.flatten(1)[:, :inputs * self.bits // 8])
+        return torch.cat(parts, 1)
 
-    def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The whole matrix [O, I], the inputs in the order of the values."""
+    def rows(self, index: slice | Tensor) -> Tensor:
+        """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""
+        return self.halves(index).unflatten(1, (8 // self.bits, -1)).transpose(1, 2).flatten(1)
+
+    def unpacked(self, dtype: torch.dtype, part: Callable | None = None) -> Tensor:
+        """The whole matrix [O, I], its rows by `rows`, or by `halves`."""
         out = torch.empty(self.shape, dtype=dtype, device=self.weight.device)
-        for start in range(0, len(out), ROWS):
-            out[start:start + ROWS] = self.rows(slice(start, start + ROWS))
+        step = max(1, BLOCK["cpu" if out.device.type == "cpu" else "other"] // out.shape[1])
+        for start in range(0, len(out), step):
+            out[start:start + step] = (part or self.rows)(slice(start, start + step))
         return out
 
     def _apply(self, fn, recurse=True):
@@ -84,7 +96,14 @@ class PackedLinear(Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] to [..., O], with the weights rounded to x's dtype."""
-        return F.linear(x if self.order is None else x[..., self.order], self.unpacked(x.dtype))
+        if self.order is not None:
+            x = x[..., self.order]
+        if self.bits == 4:
+            return F.linear(torch.cat((x[..., ::2], x[..., 1::2]), -1), self.unpacked(x.dtype, self.halves))
+        if self.scale.shape[1] == 1 and self.zero is self.offset is None and x.dtype != torch.float16:
+            # One scale a row can wait for the product (which might overflow in float16).
+            return (F.linear(x, self.weight.to(x.dtype)) * self.scale[:, 0]).to(x.dtype)
+        return F.linear(x, self.unpacked(x.dtype))
 
 
 class PackedEmbedding(Packed):
