@@ -1,9 +1,7 @@
 """`python -m minexaone quantize` and what measures its cost: what layers see, folders, wrong options, sums by hand."""
 
-import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +16,9 @@ from minexaone.linear.packed import Packed, PackedLinear
 from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4
 from minexaone.quantize import LENGTH, MATRICES, METHODS, READERS, file_texts, own_texts, quantize_layers
-from minexaone.quantize_report import VARIANTS, Variant, divergence, input_statistics, interval, quantized, statistics
+from minexaone.quantize_report import Variant, divergence, input_statistics, interval, quantized, statistics
 from minexaone.tasks import TASKS
 from minexaone.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parent.parent
 
 
 def small_model(dtype="float32"):
@@ -135,7 +131,7 @@ def test_a_folder_that_opens(options, bits, group, zero, folder, tmp_path, capsy
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--group", 48], "group is 48, but a matrix has 64 inputs: choose a divisor of that, or -1"),
+    (["--group", 48], "group is 48, but a matrix has 64 inputs: choose an even divisor of that, or -1"),
     (["--group", 0], "group is 0, but"),
     (["--bits", 3], "argument --bits: invalid choice: 3"),
     (["--method", "awq"], "argument --method: invalid choice"),
@@ -271,14 +267,3 @@ def test_the_report_is_written_as_far_as_it_is_measured(folder, tmp_path, monkey
     assert [row.get("domain") or row.get("language") or row.get("mode") for row in parts] == [
         "world knowledge", "math", "en", "ko", "es", "non-reasoning", "reasoning"]
     assert len(found["inputs"]) == 2 * len(READERS)
-
-
-def test_what_was_measured_is_what_the_report_measures():
-    found = read_json(ROOT / "assets" / "bench" / "quantized.json")
-    keys = ("bits", "group", "method", "symmetric", "only")
-    assert [Variant(*(row[key] for key in keys)) for row in found["variants"]] == VARIANTS
-    assert [row["only"] for row in found["kinds"]] == list(MATRICES)
-    kl = {tuple(row[key] for key in keys[:4]): row["kl"][0] for row in found["variants"]}
-    for method in METHODS:
-        assert kl[8, 128, method, True] < kl[4, 128, method, True] < kl[3, 128, method, True]
-    assert json.dumps(found).count("NaN") == 0
