@@ -2,7 +2,7 @@
 
 Held-out replies are read by the model and by its quantized copies: the loss, and the divergence of what they predict
 (Kullback-Leibler, from the unquantized model, in nats a token), which needs far fewer tokens to tell two copies apart.
-Then tasks are scored. About 25 minutes on one thread.
+Then tasks are scored, which takes most of the time; the file is written anew whenever there is more.
 """
 
 import argparse
