@@ -100,7 +100,7 @@ def prefill_flops(config, length):
 
 
 class Ours:
-    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py; "fast", also with "int8", "int4"."""
+    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py; "fast", "int8" and "int4"."""
 
     def __init__(self, name, model):
         self.name, self.model, self.fast = name, model, None

@@ -283,8 +283,8 @@ def test_threads_may_change_as_often_as_one_likes(sped_up, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------ packed weights
 
-ROUND = replace(HYBRID, vocab_size=304, hidden_size=64, intermediate_size=128, num_attention_heads=4, num_hidden_layers=2,
-                head_dim=32, layer_types=[SLIDING, GLOBAL])  # multiples of 32
+ROUND = replace(HYBRID, vocab_size=304, hidden_size=64, intermediate_size=128, num_attention_heads=4, head_dim=32,
+                num_hidden_layers=1, layer_types=[SLIDING])  # multiples of 32
 
 
 def packed(model, bits=4, group=32, zero=False, offset=False, order=False, dtype=torch.float16):
@@ -305,10 +305,8 @@ def packed(model, bits=4, group=32, zero=False, offset=False, order=False, dtype
     return model
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"zero": True}, {"offset": True}, {"order": True}, {"group": 64, "zero": True, "order": True}, {"group": -1},
-    {"group": 16, "zero": True}, {"bits": 8}, {"bits": 8, "group": -1}, {"bits": 8, "zero": True, "order": True},
-], ids=str)
+@pytest.mark.parametrize("options", [{"group": 64, "zero": True, "order": True}, {"group": -1, "offset": True},
+                                     {"group": 16, "zero": True}, {"bits": 8, "order": True}], ids=str)
 def test_steps_with_packed_weights_equal_the_clear_path(options):
     model = packed(random_model(ROUND), **options)
     fast, ids = FastCPU(model), tokens(3 * W)
@@ -316,14 +314,14 @@ def test_steps_with_packed_weights_equal_the_clear_path(options):
     assert torch.allclose(steps(ids, 5, model, fast), clear, atol=1e-3 * clear.std()) and fast.model is model
 
 
-@pytest.mark.parametrize("options", [{}, {"zero": True, "group": 64}, {"bits": 8, "group": -1}], ids=str)
+@pytest.mark.parametrize("options", [{"zero": True}, {"bits": 8, "group": -1}], ids=str)
 def test_steps_with_packed_weights_in_bfloat16(options):
     exact = packed(random_model(ROUND), **options)
     model = copy.deepcopy(exact).bfloat16()
     ids = tokens(3 * W)
     expected, clear, ours = steps(ids, 5, exact), steps(ids, 5, model), steps(ids, 5, FastCPU(model))
     limit, error = (clear - expected)[5:].std(), (ours - expected)[5:].std()
-    print(f"error of the logits, of their spread: fast {error / expected.std():.4f}, clear {limit / expected.std():.4f}")
+    print(f"error of the logits: fast {error / expected.std():.4f}, clear {limit / expected.std():.4f} of their spread")
     assert error < 2 * limit
 
 
@@ -334,7 +332,7 @@ def test_steps_with_packed_weights_in_bfloat16(options):
 ])
 def test_packed_weights_without_a_kernel_are_named(change, words):
     model = packed(random_model(ROUND))
-    change(model.layers[1].self_attn.o_proj)
+    change(model.layers[0].self_attn.o_proj)
     with pytest.raises(ValueError, match=words):
         FastCPU(model)
 
@@ -343,8 +341,7 @@ def test_the_fast_path_follows_packed_weights():
     model = packed(random_model(ROUND))
     speed_up(model)
     before = model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
-    gate = model.layers[0].mlp.gate_proj
-    gate.scale = gate.scale * 3
+    model.layers[0].mlp.down_proj.scale = -model.layers[0].mlp.down_proj.scale
     after = model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
     model.fast = None
     assert after == model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[]) != before
