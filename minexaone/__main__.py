@@ -165,7 +165,10 @@ def add_options(parser):
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto: as stored (auto)")
     parser.add_argument("--fast", action="store_true", help="compile first, seconds on CUDA and longer on a CPU "
                         "(less the next time); then every token comes sooner")
-    parser.add_argument("--int8", action="store_true", help="round the weights to 8 bits: half the memory of bfloat16")
+    parser.add_argument("--int8", dest="bits", action="store_const", const=8,
+                        help="round the weights to 8 bits: half the memory of bfloat16")
+    parser.add_argument("--int4", dest="bits", action="store_const", const=4,
+                        help="round the layers to 4 bits, embedding and head to 8: about a third")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--reasoning", action="store_true", help="think before answering; the thinking goes to stderr")
     parser.add_argument("--budget", type=int, metavar="N", help="close the thinking after N tokens (no limit)")
@@ -194,10 +197,10 @@ def load_chat(options):
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
     model = Exaone4.from_pretrained(folder, options.dtype, options.device)
-    if options.int8:
+    if options.bits:
         from minexaone.linear.rounding import quantize
 
-        quantize(model)
+        quantize(model, options.bits)
     if options.fast:
         start = time.perf_counter()
         speed_up(model)

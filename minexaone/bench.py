@@ -39,7 +39,8 @@ SHAPES = {  # of the published models, to be filled with random weights; room fo
                   layer_types=([SLIDING] * 3 + [GLOBAL]) * 16, sliding_window=4096, rope_scaling=SCALING,
                   max_position_embeddings=131072),
 }
-OURS = ("naive", "clear", "fast", "int8")
+OURS = ("naive", "clear", "fast", "int8", "int4")
+BITS = {"int8": 8, "int4": 4}  # of versions that are fast and quantised
 THEIRS = ("transformers", "transformers-compiled")
 WARM_UP = 4  # tokens not counted: they compile and record
 
@@ -99,11 +100,11 @@ def prefill_flops(config, length):
 
 
 class Ours:
-    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py, "fast", or "int8" (and fast)."""
+    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py; "fast", "int8" and "int4"."""
 
     def __init__(self, name, model):
         self.name, self.model, self.fast = name, model, None
-        if name in ("fast", "int8"):
+        if name in ("fast", *BITS):
             self.fast, model.fast = speed_up(model).fast, None
 
     def decode(self, prompts, new):
@@ -328,9 +329,9 @@ def main(argv):
     versions = []
     for name in names:
         start = time.perf_counter()
-        like = quantize(copy.deepcopy(model)) if name == "int8" else model
+        like = quantize(copy.deepcopy(model), BITS[name]) if name in BITS else model
         versions.append((Ours if name in OURS else Transformers)(name, like))
-        if name in ("fast", "int8"):
+        if name in ("fast", *BITS):
             report.setdefault("prepare_s", {})[name] = time.perf_counter() - start
     if options.against:
         import transformers

@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minexaone.checks import check_config
-from minexaone.config_json import (DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, quantization_details, read_config,
-                                   read_sampling)
+from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
 from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
 from minexaone.gguf_file import gguf_weights
 from minexaone.linear.formats import packed_layers
 from minexaone.linear.packed import Packed, tied_head
-from minexaone.linear.writing import quantized_tensors
+from minexaone.linear.writing import quantized_tensors, saved_form
 
 # ---------------------------------------------------------------------------------------------- configuration
 
@@ -439,9 +438,7 @@ class Exaone4(nn.Module):
         model.load_state_dict(state, assign=True, strict=False)  # nothing is missing: see above
         if model.lm_head is None and isinstance(model.embed_tokens, Packed):
             model.lm_head = tied_head(model.embed_tokens)
-        model.sampling = read_sampling(folder)
-        if quantization_details(raw).get("quant_method") == "gptq":
-            model.form = "gptq"
+        model.sampling, model.form = read_sampling(folder), saved_form(raw)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, form: str | None = None):

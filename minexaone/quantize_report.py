@@ -2,13 +2,14 @@
 
 Held-out replies are read by the model and by its quantized copies: the loss, and the divergence of what they predict
 (Kullback-Leibler, from the unquantized model, in nats a token), which needs far fewer tokens to tell two copies apart.
-Then tasks are scored. About 25 minutes on one thread.
+Then tasks are scored, which takes most of the time; the file is written anew whenever there is more.
 """
 
 import argparse
 import copy
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -172,35 +173,46 @@ def kurtosis(x: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------------- the report
 
 
-def report(source, replies: int, count: int, needles: int, device="auto") -> dict:
-    """All of the above. replies: in a cell of the divergence; count, needles: prompts in a cell of the scores."""
+def report(source, replies: int, count: int, needles: int, device="auto") -> Iterator[dict]:
+    """All of the above, as far as it is measured: first all but the scores, then those of one variant after the other.
+
+    replies: in a cell of the divergence; count, needles: prompts in a cell of the scores.
+    """
     folder = resolve(source)
     tokenizer, model = Tokenizer.from_pretrained(folder), Exaone4.from_pretrained(folder, "float32", device)
     texts, turns = own_texts(tokenizer, 128), held_out(tokenizer, replies)
     models = {variant: quantized(model, variant, texts) for variant in VARIANTS + KINDS}
     sums = divergence(model, models, [turn[1:] for turn in turns])
-    exact, examples = sums[None], [turn[0] for turn in turns]
-    groups = {"domain": lambda e: TASKS[e.task].domain, "language": lambda e: e.language,
-              "mode": lambda e: "reasoning" if e.reasoning else "non-reasoning"}
-    parts = []
-    for variant in (variant for variant in VARIANTS if variant in SCORED):
-        for key, of in groups.items():
-            for value in dict.fromkeys(map(of, examples)):
-                chosen = torch.tensor([of(example) == value for example in examples])
-                parts.append({**asdict(variant), key: value, **costs(sums[variant][chosen], exact[chosen])})
-    scores, grid = [], []
+    exact = sums[None]
+    found = {"model": str(source or "shipped"), "replies": len(turns), "tokens": int(exact[:, 0].sum()),
+             "loss": interval(exact[:, 1], exact[:, 0]), "calibration_tokens": sum(map(len, texts)),
+             "variants": [{**asdict(v), **costs(sums[v], exact), "kl_by_nearest": interval(
+                 sums[v][:, 2], sums[replace(v, method="nearest")][:, 2])} for v in VARIANTS],
+             "kinds": [{**asdict(v), **costs(sums[v], exact)} for v in KINDS],
+             "parts": by_part(sums, [turn[0] for turn in turns]), "inputs": input_statistics(model, texts),
+             "scores": [], "needles": []}
+    yield found
     for variant in SCORED:
         other = models.get(variant, model)
         # A task at a time: the rows of a batch wait for the longest.
         rows = [row for task in TASKS for row in by_task(other, tokenizer, folder, count, [task])]
-        scores += [{**asdict(variant), **row} for row in rows]
-        grid += [{**asdict(variant), **cell} for cell in needle_grid(other, tokenizer, folder, LENGTHS, needles)]
-    return {"model": str(source or "shipped"), "replies": len(turns), "tokens": int(exact[:, 0].sum()),
-            "loss": interval(exact[:, 1], exact[:, 0]), "calibration_tokens": sum(map(len, texts)),
-            "variants": [{**asdict(v), **costs(sums[v], exact), "kl_by_nearest": interval(
-                sums[v][:, 2], sums[replace(v, method="nearest")][:, 2])} for v in VARIANTS],
-            "kinds": [{**asdict(v), **costs(sums[v], exact)} for v in KINDS],
-            "parts": parts, "scores": scores, "needles": grid, "inputs": input_statistics(model, texts)}
+        grid = needle_grid(other, tokenizer, folder, LENGTHS, needles)
+        found["scores"] += [{**asdict(variant), **row} for row in rows]
+        found["needles"] += [{**asdict(variant), **cell} for cell in grid]
+        yield found
+
+
+def by_part(sums: dict[object, Tensor], examples: list[Example]) -> list[dict]:
+    """The costs of the variants in `SCORED` in each domain, language and mode."""
+    groups = {"domain": lambda e: TASKS[e.task].domain, "language": lambda e: e.language,
+              "mode": lambda e: "reasoning" if e.reasoning else "non-reasoning"}
+    rows = []
+    for variant in (variant for variant in VARIANTS if variant in SCORED):
+        for key, of in groups.items():
+            for value in dict.fromkeys(map(of, examples)):
+                chosen = torch.tensor([of(example) == value for example in examples])
+                rows.append({**asdict(variant), key: value, **costs(sums[variant][chosen], sums[None][chosen])})
+    return rows
 
 
 def main(argv=None):
@@ -209,13 +221,14 @@ def main(argv=None):
                                      "cost a model, and write it as JSON.")
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--model", help="folder; the shipped model if left out")
-    parser.add_argument("--replies", type=int, default=4, help="held-out replies of each task, language and mode (4)")
+    parser.add_argument("--replies", type=int, default=3, help="held-out replies of each task, language and mode (3)")
     parser.add_argument("--count", type=int, default=5, help="prompts in a cell of the scores (5)")
     parser.add_argument("--needles", type=int, default=4, help="prompts in a cell of the needle grid (4)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
     try:
-        write_json(args.out, report(args.model, args.replies, args.count, args.needles, args.device))
+        for found in report(args.model, args.replies, args.count, args.needles, args.device):
+            write_json(args.out, found)
     except (ValueError, OSError) as error:
         parser.exit(1, f"minexaone.quantize_report: {error}\n")
 

@@ -21,7 +21,7 @@ def test_answer_on_stdout_and_nothing_else():
 
 def test_fast_steps_and_8_bits_answer_alike(capsys):
     answers = []
-    for options in ([], ["--int8"], ["--fast"]):
+    for options in ([], ["--int8"], ["--int4"], ["--fast"]):
         assert main(["--device", "cpu", *options, "Explain how wonderful you are"]) == 0
         shown = capsys.readouterr()
         answers.append(shown.out)

@@ -11,6 +11,7 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.fast.cpu import FastCPU
 from minexaone.linear import fuse
+from minexaone.linear.packed import PackedLinear, pack4
 from minexaone.model import Config, Exaone4, KVCache
 
 W = 8
@@ -178,7 +179,7 @@ def test_a_converted_model_generates_in_its_new_precision(sped_up):
     model, clear = sped_up
     model.to(torch.float64).to(torch.bfloat16)
     found = model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[])
-    assert model.fast.head_weight[0].dtype == torch.bfloat16
+    assert model.fast.head_weight[1][0].dtype == torch.bfloat16
     assert found[:5] == clear()[:5]  # later, rounding may decide between near ties
 
 
@@ -278,3 +279,69 @@ def test_threads_may_change_as_often_as_one_likes(sped_up, monkeypatch):
             assert model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[]) == expected
     finally:
         torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------------ packed weights
+
+ROUND = replace(HYBRID, vocab_size=304, hidden_size=64, intermediate_size=128, num_attention_heads=4, head_dim=32,
+                num_hidden_layers=1, layer_types=[SLIDING])  # multiples of 32
+
+
+def packed(model, bits=4, group=32, zero=False, offset=False, order=False, dtype=torch.float16):
+    """The model with random packed layers."""
+    generator = torch.Generator().manual_seed(0)
+    for name, linear in list(model.layers.named_modules()):
+        if isinstance(linear, torch.nn.Linear):
+            outs, ins = linear.weight.shape
+            values = torch.randint(-8, 8, (outs, ins), generator=generator, dtype=torch.int8) * (1 if bits == 4 else 15)
+            size = ins if group == -1 else group
+            groups = (outs, ins // size)
+            scale = ((torch.rand(groups, generator=generator) + 0.5) / (24 if bits == 4 else 300)).to(dtype)
+            model.layers.set_submodule(name, PackedLinear(
+                pack4(values) if bits == 4 else values, scale, size,
+                torch.randint(-8, 8, groups, generator=generator, dtype=torch.int8) if zero else None,
+                torch.randn(groups, generator=generator) / 20 if offset else None,
+                torch.randperm(ins, generator=generator) if order else None))
+    return model
+
+
+@pytest.mark.parametrize("options", [{"group": 64, "zero": True, "order": True}, {"group": -1, "offset": True},
+                                     {"group": 16, "zero": True}, {"bits": 8, "order": True}], ids=str)
+def test_steps_with_packed_weights_equal_the_clear_path(options):
+    model = packed(random_model(ROUND), **options)
+    fast, ids = FastCPU(model), tokens(3 * W)
+    clear = steps(ids, 5, model)
+    assert torch.allclose(steps(ids, 5, model, fast), clear, atol=1e-3 * clear.std()) and fast.model is model
+
+
+@pytest.mark.parametrize("options", [{"zero": True}, {"bits": 8, "group": -1}], ids=str)
+def test_steps_with_packed_weights_in_bfloat16(options):
+    exact = packed(random_model(ROUND), **options)
+    model = copy.deepcopy(exact).bfloat16()
+    ids = tokens(3 * W)
+    expected, clear, ours = steps(ids, 5, exact), steps(ids, 5, model), steps(ids, 5, FastCPU(model))
+    limit, error = (clear - expected)[5:].std(), (ours - expected)[5:].std()
+    print(f"error of the logits: fast {error / expected.std():.4f}, clear {limit / expected.std():.4f} of their spread")
+    assert error < 2 * limit
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda m: setattr(m, "table", torch.randn(16)), "values from a table"),
+    (lambda m: setattr(m, "group", 48), "groups of 48 that do not fill its rows"),
+    (lambda m: setattr(m, "weight", torch.zeros(64, 64, dtype=torch.float8_e4m3fn)), "values in float8"),
+])
+def test_packed_weights_without_a_kernel_are_named(change, words):
+    model = packed(random_model(ROUND))
+    change(model.layers[0].self_attn.o_proj)
+    with pytest.raises(ValueError, match=words):
+        FastCPU(model)
+
+
+def test_the_fast_path_follows_packed_weights():
+    model = packed(random_model(ROUND))
+    speed_up(model)
+    before = model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
+    model.layers[0].mlp.down_proj.scale = -model.layers[0].mlp.down_proj.scale
+    after = model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
+    model.fast = None
+    assert after == model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[]) != before

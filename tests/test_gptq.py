@@ -93,7 +93,7 @@ def test_the_hessian_is_a_sum_over_parts():
     assert torch.allclose(gram(x), gram(x[:1]) + gram(x[1:]), atol=1e-5) and gram(x.bfloat16()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("group", [48, 0, -2, 256])
+@pytest.mark.parametrize("group", [48, 0, -2, 256, 1])
 def test_groups_that_do_not_fill_a_row_are_named(group):
     weight = torch.randn(8, 128)
     for round_it in (lambda: gptq(weight, torch.eye(128), 4, group), lambda: round_to_nearest(weight, 4, group)):

@@ -1,14 +1,13 @@
 """`python -m minexaone quantize` and what measures its cost: what layers see, folders, wrong options, sums by hand."""
 
-import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from minexaone import quantize_report
 from minexaone.__main__ import main
 from minexaone.config_json import layer_types
 from minexaone.files import SHIPPED, read_json
@@ -17,10 +16,9 @@ from minexaone.linear.packed import Packed, PackedLinear
 from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4
 from minexaone.quantize import LENGTH, MATRICES, METHODS, READERS, file_texts, own_texts, quantize_layers
-from minexaone.quantize_report import VARIANTS, Variant, divergence, input_statistics, interval, quantized, statistics
+from minexaone.quantize_report import Variant, divergence, input_statistics, interval, quantized, statistics
+from minexaone.tasks import TASKS
 from minexaone.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parent.parent
 
 
 def small_model(dtype="float32"):
@@ -133,7 +131,7 @@ def test_a_folder_that_opens(options, bits, group, zero, folder, tmp_path, capsy
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--group", 48], "group is 48, but a matrix has 64 inputs: choose a divisor of that, or -1"),
+    (["--group", 48], "group is 48, but a matrix has 64 inputs: choose an even divisor of that, or -1"),
     (["--group", 0], "group is 0, but"),
     (["--bits", 3], "argument --bits: invalid choice: 3"),
     (["--method", "awq"], "argument --method: invalid choice"),
@@ -239,12 +237,33 @@ def test_statistics_of_known_activations():
     assert [(row["layer"], row["reader"]) for row in rows] == [(n, name) for n in range(2) for name in READERS]
 
 
-def test_what_was_measured_is_what_the_report_measures():
-    found = read_json(ROOT / "assets" / "bench" / "quantized.json")
-    keys = ("bits", "group", "method", "symmetric", "only")
-    assert [Variant(*(row[key] for key in keys)) for row in found["variants"]] == VARIANTS
-    assert [row["only"] for row in found["kinds"]] == list(MATRICES)
-    kl = {tuple(row[key] for key in keys[:4]): row["kl"][0] for row in found["variants"]}
-    for method in METHODS:
-        assert kl[8, 128, method, True] < kl[4, 128, method, True] < kl[3, 128, method, True]
-    assert json.dumps(found).count("NaN") == 0
+def test_the_report_is_written_as_far_as_it_is_measured(folder, tmp_path, monkeypatch):
+    some = [Variant(8, 32, "nearest"), Variant(4, 32, "nearest"), Variant(4, 32, "gptq")]
+    monkeypatch.setattr("minexaone.quantize_report.VARIANTS", some)
+    monkeypatch.setattr("minexaone.quantize_report.KINDS", [Variant(4, 32, "nearest", only="mlp.up_proj")])
+    monkeypatch.setattr("minexaone.quantize_report.SCORED", some[:2])
+    monkeypatch.setattr("minexaone.quantize_report.own_texts", lambda tokenizer, count: TEXTS)
+    monkeypatch.setattr("minexaone.quantize_report.needle_grid", lambda *args: [{"correct": 1, "total": 2}])
+
+    def fail_later(model, *args):
+        if len(read_json(out)["scores"]):
+            raise ValueError("the second variant")
+        return [{"correct": 1, "total": 3}]
+
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("minexaone.quantize_report.TASKS", {"facts": TASKS["facts"], "sums": TASKS["sums"]})
+    monkeypatch.setattr("minexaone.quantize_report.by_task", fail_later)
+    with pytest.raises(SystemExit) as exit:
+        quantize_report.main([str(out), "--model", str(folder), "--replies", "2", "--device", "cpu"])
+    assert exit.value.code == 1
+    found = read_json(out)
+    assert found["replies"] == 24 and len(found["scores"]) == 2 and len(found["needles"]) == 1
+    kl = {row["method"] + str(row["bits"]): row["kl"] for row in found["variants"]}
+    assert 0 < kl["nearest8"][0] < kl["nearest4"][0] and all(low <= mean <= high for mean, low, high in kl.values())
+    assert found["kinds"][0]["kl"][0] < kl["nearest4"][0]
+    gptq = next(row for row in found["variants"] if row["method"] == "gptq")
+    assert gptq["kl_by_nearest"][0] == pytest.approx(kl["gptq4"][0] / kl["nearest4"][0], rel=1e-2)
+    parts = [row for row in found["parts"] if row["bits"] == 4]
+    assert [row.get("domain") or row.get("language") or row.get("mode") for row in parts] == [
+        "world knowledge", "math", "en", "ko", "es", "non-reasoning", "reasoning"]
+    assert len(found["inputs"]) == 2 * len(READERS)

@@ -18,14 +18,40 @@ def kernel_form(module: nn.Module) -> tuple[Tensor, ...]:
     """What a kernel needs to compute what the module does: (weight [out, in],) of a linear layer without bias or of an
     embedding, (int8 weight, scale [out]) of one in 8 bits. Raises ValueError for anything else.
     """
+    tensors = tensors_of(module)
+    if not isinstance(module, Packed):
+        return tensors
+    if len(tensors) == 2 and module.scale.shape[1] == 1 and module.weight.dtype == torch.int8:
+        return module.weight, module.scale[:, 0]
+    raise ValueError(f"a {type(module).__name__} of {module.bits} bits in groups has no kernel form")
+
+
+def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
+    """The tensors with which a linear layer or an embedding computes. ValueError for a module that does something else
+    than its class says, or of which nothing is known here."""
     if altered(module):
         raise ValueError(f"a {type(module).__name__} with hooks or a forward of its own has no kernel form")
-    if type(module) in (PackedLinear, PackedEmbedding) and module.weight.dtype == torch.int8 \
-            and module.scale.shape[1] == 1 and {name for name, _ in module.named_buffers()} == {"weight", "scale"}:
-        return module.weight, module.scale[:, 0]
+    if type(module) in (PackedLinear, PackedEmbedding):
+        return tuple(module.buffers())
     if type(module) in (nn.Linear, nn.Embedding) and getattr(module, "bias", None) is None:
         return (module.weight.detach(),)
     raise ValueError(f"a {type(module).__name__} has no kernel form")
+
+
+def group_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(weight as stored, scale [O, groups], what is added after scaling [O, groups] or None), the last two in float32.
+
+    ValueError for what has no kernel: float8, tables of values, a last group that is short.
+    """
+    tensors_of(module)
+    if module.table is not None or module.weight.is_floating_point() or module.shape[1] % module.group:
+        what = ("values from a table" if module.table is not None else "values in float8"
+                if module.weight.is_floating_point() else f"groups of {module.group} that do not fill its rows")
+        raise ValueError(f"a {type(module).__name__} with {what} has no kernel form")
+    scale, offset = module.scale.float(), None if module.offset is None else module.offset.float()
+    if module.zero is not None:
+        offset = (0 if offset is None else offset) - module.zero * scale
+    return module.weight, scale, offset
 
 
 @torch.no_grad()
@@ -37,4 +63,5 @@ def fuse(*linears: nn.Linear) -> Tensor:
     return joined
 
 
-__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "kernel_form"]
+__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "group_form",
+           "kernel_form", "tensors_of"]

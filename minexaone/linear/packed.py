@@ -30,9 +30,9 @@ class Packed(nn.Module):
     """A matrix [O, I] as it is stored.
 
     weight: the values, int8 or float8_e4m3fn [O, I], or uint8 [O, I / 2] by `pack4`. scale: floating [O, groups]; the
-    last group may be short, and groups of 4-bit values are even. zero: int8 [O, groups], or None where it is 0 everywhere; offset: floating, likewise.
-    order: int64 [I], which input belongs to each column of values, or None for their own order. table: float32 [16],
-    what the values of 4 bits stand for, or None for themselves.
+    last group may be short, and groups of 4-bit values are even. zero: int8 [O, groups], or None where it is 0
+    everywhere; offset: floating, likewise. order: int64 [I], which input belongs to each column of values, or None for
+    their own order. table: float32 [16], what the values of 4 bits stand for, or None for themselves.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, group: int, zero: Tensor | None = None,

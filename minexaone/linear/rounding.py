@@ -25,12 +25,14 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def group_size(inputs: int, group: int) -> int:
-    """How many inputs share a scale: `group`, or all of them if it is -1. `ValueError` if groups do not fill a row."""
+    """How many inputs share a scale: `group`, or all of them if it is -1. `ValueError` if groups do not fill a row
+    or are odd: two values of 4 bits share a byte, and a scale.
+    """
     if group == -1:
         return inputs
-    if group < 1 or inputs % group:
-        raise ValueError(f"group is {group}, but a matrix has {inputs:,} inputs: choose a divisor of that, or -1 for "
-                         "one scale a row")
+    if group < 1 or inputs % group or group % 2:
+        raise ValueError(f"group is {group}, but a matrix has {inputs:,} inputs: choose an even divisor of that, or -1 "
+                         "for one scale a row")
     return group
 
 

@@ -8,10 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minexaone.config_json import quantization_details
 from minexaone.linear.packed import Packed, unpack4
 
 FORMATS = ("gptq", "compressed-tensors", "int-quantized")
 ONES = {4: 0x11111111, 8: 0x01010101}  # a 1 in each field of a word
+
+
+def saved_form(raw: dict) -> str:
+    """The form in which a checkpoint with this config.json is saved again: gptq stays gptq."""
+    return "gptq" if quantization_details(raw).get("quant_method") == "gptq" else "compressed-tensors"
 
 
 def quantized_tensors(modules: dict[str, nn.Module], form: str) -> tuple[dict[str, Tensor], dict]:
@@ -71,17 +77,17 @@ def _zeros(module: Packed) -> Tensor:
 def check_gptq_shape(name: str, outputs: int, inputs: int):
     """`ValueError` for a matrix that other engines do not take as gptq."""
     if outputs % 32 or inputs % 32:
-        raise ValueError(f"{name} is {outputs} × {inputs}, but gptq takes multiples of 32: write compressed-tensors")
+        raise ValueError(f"{name} is {outputs} × {inputs}, but gptq takes multiples of 32: choose compressed-tensors")
 
 
 def _gptq(name, module) -> dict[str, Tensor]:
     """qweight [I/p, O], qzeros [G, O/p], scales [G, O], g_idx [I], where p values make a word."""
     bits, (outputs, inputs), scales = module.bits, module.shape, module.scale.half()
     if module.weight.is_floating_point():
-        raise ValueError(f"{name} is in float8, which gptq cannot store: write compressed-tensors")
+        raise ValueError(f"{name} is in float8, which gptq cannot store: choose compressed-tensors")
     check_gptq_shape(name, outputs, inputs)
     if not torch.equal(scales.float(), module.scale.float()):
-        raise ValueError(f"{name} has scales that float16 cannot hold, as gptq stores them: write compressed-tensors")
+        raise ValueError(f"{name} has scales that float16 cannot hold, as gptq stores them: choose compressed-tensors")
     group = torch.arange(inputs, device=scales.device) // module.group
     if module.order is not None:
         group = group[module.order.argsort()]
@@ -92,14 +98,14 @@ def _gptq(name, module) -> dict[str, Tensor]:
 def _gptq_config(packed, dense, groups) -> dict:
     kinds = {(module.bits, groups[name]) for name, module in packed.items()}
     if dense := [name for name in dense if name != "lm_head"]:
-        raise ValueError(f"{dense[0]} is dense, but gptq stores every layer's matrices quantized: write "
+        raise ValueError(f"{dense[0]} is dense, but gptq stores every layer's matrices quantized: choose "
                          "compressed-tensors")
     if "lm_head" in packed:
-        raise ValueError("lm_head is quantized, which gptq has no room for: write compressed-tensors")
+        raise ValueError("lm_head is quantized, which gptq has no room for: choose compressed-tensors")
     if len(kinds) > 1:
         raise ValueError("gptq has one number of bits and one group size for all layers, here are "
                          + " and ".join(f"{bits} bits in groups of {group}" for bits, group in sorted(kinds))
-                         + ": write compressed-tensors")
+                         + ": choose compressed-tensors")
     (bits, group), = kinds
     return {"quant_method": "gptq", "checkpoint_format": "gptq", "bits": bits, "group_size": group,
             "sym": all(module.zero is None for module in packed.values()),
@@ -127,7 +133,7 @@ def _scheme(name, module, group, form) -> dict:
     by_rows = module.scale.shape[1] == 1
     if module.order is not None:
         raise ValueError(f"{name} has its inputs in groups of another order, which compressed-tensors cannot store: "
-                         "write gptq")
+                         "choose gptq")
     if group != -1 and module.shape[1] % group:
         raise ValueError(f"{name} has {module.shape[1]:,} inputs, not a multiple of its group {group}, which "
                          "compressed-tensors cannot store: write gptq")
