@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from minexaone.linear import altered, kernel_form
+from minexaone.linear import altered, parts
 from minexaone.model import MLP, Attention, DecoderLayer, Exaone4, RMSNorm
 
 TRANSPARENT = (Attention, DecoderLayer, MLP, RMSNorm, nn.ModuleList)  # modules whose mathematics a fast path knows
@@ -20,7 +20,7 @@ def fingerprint(model: Exaone4) -> list[tuple]:
         if (type(module) in TRANSPARENT or module is model) and not altered(module):
             continue
         try:
-            found += [_identity(name, tensor) for tensor in kernel_form(module)]
+            found += [_identity(name, tensor) for tensor in parts(module)]
         except ValueError as error:
             raise ValueError(f"the fast path cannot run {name or 'this model'}: {error}; merge or remove it, or set "
                              "model.fast = None for the clear path") from None
