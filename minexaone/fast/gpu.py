@@ -140,12 +140,13 @@ class FastGPU(FastPath):
         x = (x if matrix.order is None else x[..., matrix.order]).contiguous()
         words, scale, zero, group = matrix.weight.view(torch.int32), matrix.scale, matrix.zero, matrix.group
         if tokens <= FEW and (group % 128 == 0 or group >= K):
-            rows, columns = 32, max(8, triton.next_power_of_2(tokens))
-            splits = min(max(1, 56000 // N), triton.cdiv(K, 1024))  # so that all multiprocessors have enough to do
+            # As measured on an H200: where there are few outputs, several programs share the inputs.
+            rows, warps, stages = (32, 2, 6) if K > 16384 else (64, 4, 4)
+            columns, splits = max(8, triton.next_power_of_2(tokens)), 8 if K > 16384 else 2 if N > 40000 else 4
             shares = torch.empty(splits, tokens, N, device=x.device)
             kernels.matmul_packed[(triton.cdiv(N, rows), splits)](
-                x, words, scale, zero, shares, tokens, N, K, group, matrix.bits, columns, rows, splits, 6, P,
-                num_warps=2, **self.launch)
+                x, words, scale, zero, shares, tokens, N, K, group, matrix.bits, columns, rows, splits, stages, P,
+                num_warps=warps, **self.launch)
             out = x.new_empty(*x.shape[:-1], N)
             kernels.add_up[(triton.cdiv(tokens * N, 1024),)](shares, out, tokens * N, splits, 1024, P, **self.launch)
             return out
@@ -162,9 +163,9 @@ class FastGPU(FastPath):
             x, plain = b["arranged"][:, :K], x
             kernels.arrange[(triton.cdiv(K, 1024),)](plain, matrix.order, x, K, 32 // bits, 1024, self.PDL,
                                                      **self.launch)
-        units = next(u for u in (64, 128, 32) if K % (u * 128 // bits) == 0 or u == 32)
-        units, rows = (64, 4) if units == 128 else (units, 8 if units == 32 else 4)
-        N = out.shape[1]
+        N, large = out.shape[1], out.shape[1] * K > 2**26
+        units = 128 if K % 4096 == 0 or K > 16384 else 32 if large else 64  # as measured on an H200, and the rows
+        rows = 2 if N * K <= 2**24 else 4 if N * K <= 2**25 else 8
         kernels.gemv_packed[(triton.cdiv(N, rows),)](
             x, matrix.weight.view(torch.int32), matrix.scale, matrix.zero, out, N, *FIXED_BITS[bits], K, matrix.group,
             bits, silu, per, rows, units, self.PDL, num_warps=units // 32, **self.launch)
@@ -288,9 +289,9 @@ def matrix(*modules):
         inputs, unit = module.shape[1], 128 // module.bits
         if names or module.weight.dtype not in (torch.uint8, torch.int8) or inputs % (unit // 4) \
                 or (module.group % unit and module.group < inputs):
-            raise ValueError(f"the fast path on CUDA reads whole numbers of 4 or 8 bits in groups of {unit} or a multiple "
-                             f"of it, without offset or table; this is {module.weight.dtype} in groups of "
-                             f"{module.group}: set model.fast = None for the clear path")
+            raise ValueError("the fast path on CUDA reads whole numbers of 4 or 8 bits in groups of "
+                             f"{unit} or a multiple of it, without offset or table; this is {module.weight.dtype} in "
+                             f"groups of {module.group}: set model.fast = None for the clear path")
     return fuse_packed(*modules) if len(modules) > 1 else modules[0]
 
 

@@ -86,8 +86,8 @@ def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counte
     """Attention of one new token a row; program (row and key head, split) looks at one stretch of the cache.
 
     qkv [B, (G KV + 2 KV) D] as projected; QK-norm and RoPE are applied here. The first split takes the new key and
-    value and stores them in their slot of keys, values [B, KV, size, D]; the one that ends last joins the splits. PER is
-    for `arranged`, and 1 for more than one row.
+    value and stores them in their slot of keys, values [B, KV, size, D]; the one that ends last joins the splits.
+    PER is for `arranged`, and 1 for more than one row.
     """
     if PDL:
         gdc_launch_dependents()
@@ -403,7 +403,8 @@ def two_values(words, less, bits: tl.constexpr, BITS: tl.constexpr, ADDED: tl.co
 
 @triton.jit
 def matmul_packed(x, w, scale, zero, out, M, N, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
-                  COLS: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):
+                  COLS: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+                  PDL: tl.constexpr):
     """x [M, K] times a packed matrix, for a few tokens: M <= COLS. A group is a multiple of 128 or all.
 
     Program (rows, split) takes every SPLITS-th block of inputs: out float32 [SPLITS, M, N], to be added up.
