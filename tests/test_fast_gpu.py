@@ -1,11 +1,13 @@
 """The CUDA fast path against the clear path: on a GPU the kernels themselves, elsewhere in Triton's interpreter."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4, KVCache
 
 pytest.importorskip("triton", reason="the CUDA fast path needs Triton, which PyTorch brings along on Linux")
@@ -112,6 +114,56 @@ def test_the_models_parameters_are_views_of_the_joined_ones(make):
 def test_other_dtypes_are_refused():
     with pytest.raises(ValueError, match="bfloat16 or float16, these are torch.float32: load the model with dtype"):
         fast_gpu.FastGPU(Exaone4(ALL_GLOBAL))
+
+
+def pack(model, bits, group, symmetric, ordered=False):
+    """Round every matrix of the layers to 4 or 8 bits."""
+    for layer in model.layers:
+        order = torch.randperm(model.config.hidden_size, device=model.device)
+        for block in (layer.self_attn, layer.mlp):
+            for name, linear in list(block.named_children()):
+                if isinstance(linear, torch.nn.Linear):
+                    same = ordered and linear.in_features == model.config.hidden_size
+                    weight = linear.weight[:, order] if same else linear.weight
+                    found = round_to_nearest(weight, bits, group, symmetric)
+                    found.order = order if same else None
+                    setattr(block, name, found)
+    return model
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("bits", "group", "symmetric", "ordered"), [
+    (4, 128, True, False), (4, 32, False, False), (8, 128, False, False), (4, 64, False, True)])
+def test_packed_layers_have_the_logits_of_the_clear_path(monkeypatch, rows, bits, group, symmetric, ordered):
+    if not CUDA:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        monkeypatch.setattr(fast_gpu, "causal_attention", reference_attention)
+        monkeypatch.setattr(fast_gpu, "SPLITS", 4)
+    monkeypatch.setattr(fast_gpu, "FEW", 4)
+    config = replace(HYBRID, hidden_size=128, intermediate_size=256, num_attention_heads=8)
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if CUDA else torch.float16
+    clear = Exaone4(config).to("cuda" if CUDA else "cpu", dtype).eval().requires_grad_(False)
+    exact = copy.deepcopy(pack(clear, bits, group, symmetric, ordered)).float()
+    fast = fast_gpu.FastGPU(clear)
+    q_proj = clear.layers[0].self_attn.q_proj
+    assert q_proj.weight.data_ptr() == fast.qkv[0].weight.data_ptr() and len(fast.fingerprint) > 0
+    models = [(model, KVCache(config, max_length=80)) for model in (exact, clear, fast)]
+    errors = []
+    for length in (6, 3, 1, 1) if rows == 1 else (6, 1):  # unpacked beforehand, and while it is multiplied
+        ids = torch.randint(0, 24, (rows, length)).to(clear.device)
+        with torch.inference_mode():
+            true, plain, ours = (model(ids, cache, None, 1).float() for model, cache in models)
+        errors.append([(logits - true).norm() / true.norm() for logits in (plain, ours)])
+    plain, ours = torch.tensor(errors).T
+    assert ours.square().mean() < 1.3**2 * plain.square().mean() and ours.max() < (0.05 if CUDA else 0.01)
+
+
+def test_what_the_kernels_cannot_read_is_refused():
+    model = pack(Exaone4(replace(ALL_GLOBAL, dtype="bfloat16")).bfloat16(), 4, 8, True)
+    with pytest.raises(ValueError, match="in groups of 32.*this is torch.uint8 in groups of 8"):
+        fast_gpu.FastGPU(model)
 
 
 @pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")

@@ -16,11 +16,13 @@ from minexaone.fast import kernels
 from minexaone.fast.base import FastPath
 from minexaone.fast.varlen import varlen_attention
 from minexaone.generation import PREFILL_CHUNK
-from minexaone.linear import fuse, kernel_form
+from minexaone.linear import Packed, PackedEmbedding, PackedLinear, fuse, fuse_packed, kernel_form
 from minexaone.model import KVCache
 
 DTYPES = (torch.bfloat16, torch.float16)
 SPLITS = 32  # programs that share the keys of one row and key head
+FEW = 64  # tokens at most for which a packed matrix is unpacked as it is multiplied, and not beforehand
+FIXED_BITS = {4: (0x45000000, 0x43000000), 8: (0x45080000, 0)}  # see kernels.py
 
 
 class FastGPU(FastPath):
@@ -35,19 +37,25 @@ class FastGPU(FastPath):
 
     def __init__(self, model):
         config = self.config = model.config
-        self.device, self.dtype = model.device, model.embed_tokens.weight.dtype
+        embedding = model.embed_tokens
+        self.device = model.device
+        self.dtype = embedding.dtype if isinstance(embedding, PackedEmbedding) else embedding.weight.dtype
         if self.dtype not in DTYPES:
             raise ValueError(f"the fast path on CUDA needs weights in bfloat16 or float16, these are {self.dtype}: "
                              "load the model with dtype=\"bfloat16\", not quantised")
         self.H, self.KV, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.PAD = triton.next_power_of_2(config.hidden_size)
         attentions = [layer.self_attn for layer in model.layers]
-        self.qkv = [fuse(attn.q_proj, attn.k_proj, attn.v_proj) for attn in attentions]
-        self.gate_up = [fuse(layer.mlp.gate_proj, layer.mlp.up_proj) for layer in model.layers]
-        (self.embedding,) = kernel_form(model.embed_tokens)
-        (self.head,) = kernel_form(model.lm_head or model.embed_tokens)
-        self.o_proj, self.down = ([weight for module in modules for weight in kernel_form(module)] for modules in (
-            [attn.o_proj for attn in attentions], [layer.mlp.down_proj for layer in model.layers]))
+        self.qkv = [matrix(attn.q_proj, attn.k_proj, attn.v_proj) for attn in attentions]
+        self.o_proj = [matrix(attn.o_proj) for attn in attentions]
+        self.gate_up = [matrix(layer.mlp.gate_proj, layer.mlp.up_proj) for layer in model.layers]
+        self.down = [matrix(layer.mlp.down_proj) for layer in model.layers]
+        self.embedding = None if isinstance(embedding, Packed) else kernel_form(embedding)[0]
+        self.head = matrix(model.lm_head or embedding)
+        layers = [*self.qkv, *self.o_proj, *self.gate_up, *self.down]
+        sizes = [math.prod(found.shape) for found in (*layers, self.head) if isinstance(found, Packed)]
+        self.packed = any(isinstance(found, Packed) for found in layers)
+        self.scratch = torch.empty(max(sizes, default=0), dtype=self.dtype, device=self.device)  # an unpacked matrix
         self.frequencies = model.frequencies.to(self.device)
         # Programmatic dependent launch: a kernel starts while the one before it runs (Hopper and later).
         self.PDL = torch.cuda.get_device_capability(self.device) >= (9, 0)
@@ -88,7 +96,7 @@ class FastGPU(FastPath):
         cos, sin, N = angles.cos().type_as(x), angles.sin().type_as(x), len(x)
         for i, layer in enumerate(model.layers):
             attn = layer.self_attn
-            qkv = F.linear(x, self.qkv[i])
+            qkv = self._product(x, self.qkv[i])
             keys, values = cache.room(i, x.new_empty(B, KV, 0, D))
             before = _in_order(keys, values, past) if past else ()
             kernels.norm_rope[(N, 2)](qkv, attn.q_norm.weight, attn.k_norm.weight, cos, sin, positions, rows, newest,
@@ -104,19 +112,79 @@ class FastGPU(FastPath):
         if N < B * T:
             x, packed = x.new_zeros(B, T, x.shape[1]), x
             x[rows, columns] = packed
-        return F.linear(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head)
+        return self._product(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head)
 
     def _finish_layer(self, x, out, i):
         """What follows layer i's attention, for many tokens: x [N, hidden_size] becomes the layer's output."""
         layer = self.model.layers[i]
-        eps, K, size = self.config.rms_norm_eps, self.config.hidden_size, self.config.intermediate_size
-        out = F.linear(out, self.o_proj[i])
-        kernels.add_norm[(len(x),)](x, out, layer.post_attention_layernorm.weight, eps, K, self.PAD)
+        size = self.config.intermediate_size
+        out = self._product(out, self.o_proj[i])
+        self._add_norm(x, out, layer.post_attention_layernorm)
         for part in x.split(PREFILL_CHUNK):  # bounds the memory of the widest activations
-            both, hidden = F.linear(part, self.gate_up[i]), x.new_empty(len(part), size)
+            both, hidden = self._product(part, self.gate_up[i]), x.new_empty(len(part), size)
             kernels.silu_mul[(len(part), triton.cdiv(size, 1024))](both, hidden, size, 1024)
-            out = F.linear(hidden, self.down[i])
-            kernels.add_norm[(len(part),)](part, out, layer.post_feedforward_layernorm.weight, eps, K, self.PAD)
+            self._add_norm(part, self._product(hidden, self.down[i]), layer.post_feedforward_layernorm)
+
+    def _add_norm(self, x, y, norm, copy=None, per=1):
+        """x += RMSNorm(y) for each row; copy takes the only row as `kernels.arranged` says."""
+        kernels.add_norm[(len(x),)](x, y, norm.weight, copy, self.config.rms_norm_eps, x.shape[1], self.PAD, per,
+                                    self.PDL, num_warps=16 if len(x) == 1 else 4, **self.launch)
+
+    # ----------------------------------------------------------------------------------------- packed matrices
+
+    def _product(self, x, matrix):
+        """x [..., K] times a matrix, for several tokens."""
+        if not isinstance(matrix, Packed):
+            return F.linear(x, matrix)
+        (N, K), tokens, P = matrix.shape, x.numel() // x.shape[-1], self.PDL
+        x = (x if matrix.order is None else x[..., matrix.order]).contiguous()
+        words, scale, zero, group = matrix.weight.view(torch.int32), matrix.scale, matrix.zero, matrix.group
+        if tokens <= FEW and (group % 128 == 0 or group >= K):
+            # As measured on an H200: where there are few outputs, several programs share the inputs.
+            rows, warps, stages = (32, 2, 6) if K > 16384 else (64, 4, 4)
+            columns, splits = max(8, triton.next_power_of_2(tokens)), 8 if K > 16384 else 2 if N > 40000 else 4
+            shares = torch.empty(splits, tokens, N, device=x.device)
+            kernels.matmul_packed[(triton.cdiv(N, rows), splits)](
+                x, words, scale, zero, shares, tokens, N, K, group, matrix.bits, columns, rows, splits, stages, P,
+                num_warps=warps, **self.launch)
+            out = x.new_empty(*x.shape[:-1], N)
+            kernels.add_up[(triton.cdiv(tokens * N, 1024),)](shares, out, tokens * N, splits, 1024, P, **self.launch)
+            return out
+        whole = self.scratch[:N * K].view(N, K)
+        kernels.unpack[(N, triton.cdiv(words.shape[1], 1024))](words, scale, zero, whole, K, group, matrix.bits, 1024)
+        return F.linear(x, whole)
+
+    def _row_product(self, b, x, matrix, out, silu=False, per=1):
+        """As `_gemv` without norm; x in float32 is `arranged` for this matrix, and per says how to arrange out."""
+        if not isinstance(matrix, Packed):
+            return self._gemv(x, matrix, out, silu=silu)
+        K, bits = matrix.shape[1], matrix.bits
+        if x.dtype != torch.float32:
+            x, plain = b["arranged"][:, :K], x
+            kernels.arrange[(triton.cdiv(K, 1024),)](plain, matrix.order, x, K, 32 // bits, 1024, self.PDL,
+                                                     **self.launch)
+        N, large = out.shape[1], out.shape[1] * K > 2**26
+        units = 128 if K % 4096 == 0 or K > 16384 else 32 if large else 64  # as measured on an H200, and the rows
+        rows = 2 if N * K <= 2**24 else 4 if N * K <= 2**25 else 8
+        kernels.gemv_packed[(triton.cdiv(N, rows),)](
+            x, matrix.weight.view(torch.int32), matrix.scale, matrix.zero, out, N, *FIXED_BITS[bits], K, matrix.group,
+            bits, silu, per, rows, units, self.PDL, num_warps=units // 32, **self.launch)
+
+    def _packed_layer(self, b, x, i, keys, values):
+        """A layer for one row, x [1, hidden_size] in place; b["flat"] holds x as the layer's first product wants it."""
+        layer = self.model.layers[i]
+        after = self.qkv[i + 1] if i + 1 < len(self.qkv) else None
+        self._row_product(b, b["flat"] if per(self.qkv[i]) > 1 else x, self.qkv[i], b["qkv"])
+        out = b["out"] if per(self.o_proj[i]) == 1 else b["flat_out"]
+        self._attention(layer.self_attn, b, keys, values, out, per(self.o_proj[i]))
+        self._row_product(b, out, self.o_proj[i], b["y"])
+        self._add_norm(x, b["y"], layer.post_attention_layernorm, b["flat"], per(self.gate_up[i]))
+        both = isinstance(self.gate_up[i], Packed) and per(self.down[i]) > 1
+        hidden = b["flat_hidden"] if both else b["hidden"]
+        self._row_product(b, b["flat"] if per(self.gate_up[i]) > 1 else x, self.gate_up[i], hidden, True,
+                          per(self.down[i]) if both else 1)
+        self._row_product(b, hidden, self.down[i], b["y"])
+        self._add_norm(x, b["y"], layer.post_feedforward_layernorm, b["flat"], per(after))
 
     # --------------------------------------------------------------------------------------------- single steps
 
@@ -125,17 +193,26 @@ class FastGPU(FastPath):
         B, model, eps = len(ids), self.model, self.config.rms_norm_eps
         b = self.buffers[B] if torch.cuda.is_current_stream_capturing() else self.count(cache, B)
         K, N = self.config.hidden_size, self.config.vocab_size
-        kernels.embed[(B,)](ids, self.embedding, b["x"], b["y"], b["length"], self.frequencies, b["rope"], K, self.PAD,
+        table = self.embedding
+        if table is None:
+            table, ids = model.embed_tokens(ids).view(B, K), torch.arange(B, device=ids.device)
+        kernels.embed[(B,)](ids, table, b["x"], b["y"], b["length"], self.frequencies, b["rope"], K, self.PAD,
                             self.D // 2)
         x, spare, norm = b["x"], b["spare"], model.norm  # of y = 0, so that any will do
+        if self.packed and B == 1:
+            self._add_norm(x, b["y"], norm, b["flat"], per(self.qkv[0]))
         for i, layer in enumerate(model.layers):
             keys, values = cache.room(i, x.new_empty(B, self.KV, 0, self.D))
+            if self.packed and B == 1:
+                self._packed_layer(b, x, i, keys, values)
+                continue
             if B == 1:
                 self._gemv(x, self.qkv[i], b["qkv"], b["y"], norm, spare)
                 x, spare, norm = spare, x, layer.post_feedforward_layernorm
             else:
-                torch.mm(x, self.qkv[i].T, out=b["qkv"])
-            self._attention(layer.self_attn, b, keys, values)
+                torch.mm(x, self.qkv[i].T, out=b["qkv"]) if isinstance(self.qkv[i], torch.Tensor) else \
+                    b["qkv"].copy_(self._product(x, self.qkv[i]))
+            self._attention(layer.self_attn, b, keys, values, b["out"])
             if B == 1:
                 self._gemv(b["out"], self.o_proj[i], b["y"])
                 self._gemv(x, self.gate_up[i], b["hidden"], b["y"], layer.post_attention_layernorm, spare, silu=True)
@@ -143,12 +220,14 @@ class FastGPU(FastPath):
                 self._gemv(b["hidden"], self.down[i], b["y"])
             else:
                 self._finish_layer(x, b["out"], i)
+        if self.packed and B == 1:
+            b["y"].zero_()
         kernels.finish[(B,)](x, b["y"], norm.weight, model.norm.weight, spare, b["length"], eps, K, self.PAD,
                              self.PDL, **self.launch)
         if B > 1:
-            return F.linear(spare, self.head)[:, None]
+            return self._product(spare, self.head)[:, None]
         logits = x.new_empty(1, N)
-        self._gemv(spare, self.head, logits)
+        self._row_product(b, spare, self.head, logits)
         return logits[:, None]
 
     def count(self, cache, B):
@@ -161,6 +240,11 @@ class FastGPU(FastPath):
                 "qkv": torch.empty(B, (self.H + 2 * self.KV) * self.D, **like),
                 "rope": torch.empty(B, self.D, **like), "out": torch.empty(B, self.H * self.D, **like),
                 "hidden": torch.empty(B, self.config.intermediate_size, **like),
+                **({"flat": torch.empty(1, K, device=self.device),
+                    "flat_out": torch.empty(1, self.H * self.D, device=self.device),
+                    "flat_hidden": torch.empty(1, self.config.intermediate_size, device=self.device),
+                    "arranged": torch.empty(1, max(K, self.H * self.D, self.config.intermediate_size),
+                                            device=self.device)} if B == 1 else {}),
                 "partial": torch.empty(B * self.KV, SPLITS, G, self.D + 2, device=self.device),
                 "counter": torch.zeros(B * self.KV, dtype=torch.int32, device=self.device),
                 "length": torch.zeros(B, dtype=torch.int32, device=self.device),
@@ -172,13 +256,13 @@ class FastGPU(FastPath):
         self.counted = weakref.ref(cache), B, cache.columns
         return b
 
-    def _attention(self, attn, b, keys, values):
+    def _attention(self, attn, b, keys, values, out, per=1):
         G = self.H // self.KV
         block, warps = (32, 2) if keys.shape[2] <= 4096 else (64, 4)  # where little is read, the start-up counts
-        kernels.attend[(len(b["out"]) * self.KV, SPLITS)](
-            b["qkv"], attn.q_norm.weight, attn.k_norm.weight, b["rope"], keys, values, b["length"], b["out"],
+        kernels.attend[(len(out) * self.KV, SPLITS)](
+            b["qkv"], attn.q_norm.weight, attn.k_norm.weight, b["rope"], keys, values, b["length"], out,
             b["partial"], b["counter"], self.config.rms_norm_eps, keys.shape[2], math.log2(math.e) / math.sqrt(self.D),
-            self.KV, G, triton.next_power_of_2(G), self.D, attn.has_rope, SPLITS, block, self.PDL, num_warps=warps,
+            self.KV, G, triton.next_power_of_2(G), self.D, attn.has_rope, SPLITS, block, per, self.PDL, num_warps=warps,
             num_stages=3, **self.launch)
 
     def _gemv(self, x, w, out, y=None, norm=None, x_new=None, silu=False):
@@ -187,6 +271,33 @@ class FastGPU(FastPath):
         kernels.gemv[(triton.cdiv(N, rows),)](
             x, w, out, y, norm and norm.weight, x_new, self.config.rms_norm_eps, N, K, triton.next_power_of_2(K),
             norm is not None, silu, rows, block, self.PDL, num_warps=4, **self.launch)
+
+
+def matrix(*modules):
+    """What projections of the same input multiply with, as one: a tensor [out, in], or a `PackedLinear`.
+
+    Raises ValueError for what the kernels cannot read.
+    """
+    kinds = {type(module) for module in modules}
+    if not any(isinstance(module, Packed) for module in modules):
+        return fuse(*modules) if len(modules) > 1 else kernel_form(modules[0])[0]
+    if kinds != {PackedLinear}:
+        raise ValueError("the fast path on CUDA cannot join packed and other projections of the same input: set "
+                         "model.fast = None for the clear path")
+    for module in modules:
+        names = {name for name, _ in module.named_buffers()} - {"weight", "scale", "zero", "order"}
+        inputs, unit = module.shape[1], 128 // module.bits
+        if names or module.weight.dtype not in (torch.uint8, torch.int8) or inputs % (unit // 4) \
+                or (module.group % unit and module.group < inputs):
+            raise ValueError("the fast path on CUDA reads whole numbers of 4 or 8 bits in groups of "
+                             f"{unit} or a multiple of it, without offset or table; this is {module.weight.dtype} in "
+                             f"groups of {module.group}: set model.fast = None for the clear path")
+    return fuse_packed(*modules) if len(modules) > 1 else modules[0]
+
+
+def per(found):
+    """The values in a word of a packed matrix whose inputs come in their own order; 1 for any other, and for None."""
+    return 32 // found.bits if isinstance(found, Packed) and found.order is None else 1
 
 
 def _in_order(keys, values, past):

@@ -82,11 +82,12 @@ def look(q, k, v, seen, scale, best, total, acc):
 @triton.jit
 def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counter, eps, size, scale,
             KV: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr,
-            SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+            SPLITS: tl.constexpr, BLOCK: tl.constexpr, PER: tl.constexpr, PDL: tl.constexpr):
     """Attention of one new token a row; program (row and key head, split) looks at one stretch of the cache.
 
     qkv [B, (G KV + 2 KV) D] as projected; QK-norm and RoPE are applied here. The first split takes the new key and
     value and stores them in their slot of keys, values [B, KV, size, D]; the one that ends last joins the splits.
+    PER is for `arranged`, and 1 for more than one row.
     """
     if PDL:
         gdc_launch_dependents()
@@ -150,8 +151,8 @@ def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counte
         best, total, acc = look(q, k, v, (slots < end) & (slots != slot), scale, best, total, acc)
 
     if active == 1:
-        tl.store(out + (row * KV * G + kv * G + g)[:, None] * D + d[None, :], acc / total[:, None],
-                 mask=(g < G)[:, None])
+        at_out = arranged((row * KV * G + kv * G + g)[:, None] * D + d[None, :], KV * G * D, PER)
+        tl.store(out + at_out, acc / total[:, None], mask=(g < G)[:, None])
         return
     # partial [SPLITS, GP, D + 2] for each row and key head: weighted sum, largest score, sum of weights
     mine = partial + (head * SPLITS + split) * GP * (D + 2) + g * (D + 2)
@@ -168,7 +169,8 @@ def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counte
         whole = tl.sum(weight * tl.load(parts + D + 1, mask=s < active, other=0.0), 0)
         sums = tl.load(parts[:, :, None] + d[None, None, :], mask=(s < active)[:, :, None], other=0.0)
         result = tl.sum(sums * weight[:, :, None], 0) / whole[:, None]
-        tl.store(out + (row * KV * G + kv * G + h)[:, None] * D + d[None, :], result, mask=(h < G)[:, None])
+        at_out = arranged((row * KV * G + kv * G + h)[:, None] * D + d[None, :], KV * G * D, PER)
+        tl.store(out + at_out, result, mask=(h < G)[:, None])
 
 
 @triton.jit
@@ -196,8 +198,11 @@ def finish(x, y, inner, outer, out, length, eps, K: tl.constexpr, PAD: tl.conste
 
 
 @triton.jit
-def add_norm(x, y, norm, eps, K: tl.constexpr, PAD: tl.constexpr):
-    """x += RMSNorm(y), for many tokens; one program a row."""
+def add_norm(x, y, norm, copy, eps, K: tl.constexpr, PAD: tl.constexpr, PER: tl.constexpr, PDL: tl.constexpr):
+    """x += RMSNorm(y), for many tokens; one program a row. copy: takes the only row `arranged`, or None."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, PAD)
     inside = k < K
@@ -205,6 +210,8 @@ def add_norm(x, y, norm, eps, K: tl.constexpr, PAD: tl.constexpr):
     value = (value * tl.rsqrt(tl.sum(value * value) / K + eps)).to(x.dtype.element_ty)
     value = tl.load(x + row * K + k, mask=inside) + value * tl.load(norm + k, mask=inside)
     tl.store(x + row * K + k, value, mask=inside)
+    if copy is not None:
+        tl.store(copy + arranged(k, K, PER), value, mask=inside)
 
 
 @triton.jit
@@ -251,3 +258,230 @@ def norm_rope(qkv, q_norm, k_norm, cos, sin, positions, rows, last, keys, values
             tl.store(keys + to + HALF, b, mask=heads)
             tl.store(values + to, tl.load(at + KV * D, mask=heads), mask=heads)
             tl.store(values + to + HALF, tl.load(at + KV * D + HALF, mask=heads), mask=heads)
+
+
+# ------------------------------------------------------------------------------------------------ packed weights
+#
+# A word of 32 bits holds eight values of 4 bits or four of 8, of which the arithmetic units take floats. Converting is
+# slow, but a float whose exponent is fixed is a whole number in its last bits: 0x4500_0000 | q << 12 is 2048 + q in
+# float32, 0x4300 | q is 128 + q in bfloat16. That is one logical instruction, and what was added is taken off the sum.
+# These fixed bits come as an argument, since ptxas makes two instructions of a logical one with two constants.
+
+
+@triton.jit
+def arranged(k, K, PER: tl.constexpr):
+    """Where input k stands in x for packed_rows: first those of each word's first value, then of its second ...
+
+    So a thread reads four inputs at once, as it reads four words. With PER 1 everything stays in its place.
+    """
+    return k % PER * (K // PER) + k // PER
+
+
+@triton.jit
+def arrange(x, order, out, K: tl.constexpr, PER: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """out [K] float32 = x, or x[order], `arranged`."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    source = k
+    if order is not None:
+        source = tl.load(order + k, mask=k < K, other=0)
+    tl.store(out + arranged(k, K, PER), tl.load(x + source, mask=k < K, other=0.0), mask=k < K)
+
+
+@triton.jit
+def masked(v, mask: tl.constexpr, bits):
+    """The value of v under the mask as a float32."""
+    return ((v & mask) ^ bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def packed_rows(x, w, scale, zero, n, N, low_bits, high_bits, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
+                ROWS: tl.constexpr, UNITS: tl.constexpr, WAIT: tl.constexpr):
+    """Rows n of a packed matrix times x, float32 and `arranged`: float32 [ROWS].
+
+    A unit is the four words that a thread loads at once; a group holds whole units.
+    """
+    PER: tl.constexpr = 32 // BITS
+    WORDS: tl.constexpr = K // PER
+    GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+    rows, row = (n < N)[:, None], n.to(tl.int64)[:, None]
+    word, unit = tl.arange(0, 4 * UNITS), tl.arange(0, UNITS)
+    words = tl.load(w + row * WORDS + word[None, :], mask=rows & (word < WORDS)[None, :], other=0)
+    group = row * GROUPS + (unit * 4 * PER // GROUP)[None, :]
+    step = tl.load(scale + group, mask=rows & (unit * 4 < WORDS)[None, :], other=0.0)
+    if WAIT:
+        gdc_wait()  # as in gemv
+    total = tl.zeros([ROWS, UNITS], tl.float32)
+    for start in range(0, WORDS, 4 * UNITS):
+        part = tl.zeros([ROWS, 4 * UNITS], tl.float32)
+        whole, added = tl.zeros([4 * UNITS], tl.float32), tl.zeros([4 * UNITS], tl.float32)
+        for j in tl.static_range(4):
+            v = (words >> 8 * j) << 12  # a byte of each word at bits 12 to 19
+            at_x = x + j * (PER // 4) * WORDS + start + word
+            first = tl.load(at_x, mask=start + word < WORDS, other=0.0)
+            whole += first
+            if BITS == 8:
+                part += masked(v, 0xFF000, low_bits) * first[None, :]
+                added += 2176 * first
+            else:
+                second = tl.load(at_x + WORDS, mask=start + word < WORDS, other=0.0)
+                part += masked(v, 0xF000, low_bits) * first[None, :]
+                part += masked(v, 0xF0000, high_bits) * second[None, :]
+                added += 2056 * first + 136 * second
+                whole += second
+        sums = tl.sum(tl.reshape(part - added[None, :], [ROWS, UNITS, 4]), 2)
+        if zero is not None:
+            less = tl.load(zero + group, mask=rows & (start + unit * 4 < WORDS)[None, :], other=0).to(tl.float32)
+            sums -= less * tl.sum(tl.reshape(whole, [UNITS, 4]), 1)[None, :]
+        total += sums * step.to(tl.float32)
+        if start + 4 * UNITS < WORDS:
+            more = start + 4 * UNITS
+            words = tl.load(w + row * WORDS + more + word[None, :], mask=rows & (more + word < WORDS)[None, :],
+                            other=0)
+            group = row * GROUPS + ((more + unit * 4) * PER // GROUP)[None, :]
+            step = tl.load(scale + group, mask=rows & (more + unit * 4 < WORDS)[None, :], other=0.0)
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def gemv_packed(x, w, scale, zero, out, N, low_bits, high_bits, K: tl.constexpr, GROUP: tl.constexpr,
+                BITS: tl.constexpr, SILU: tl.constexpr, PER: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+                PDL: tl.constexpr):
+    """`gemv` with packed weights, w int32 [N, K BITS / 32], or [2 N, ...] with SILU."""
+    if PDL:
+        gdc_launch_dependents()
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    result = packed_rows(x, w, scale, zero, n, N, low_bits, high_bits, K, GROUP, BITS, ROWS, UNITS, PDL)
+    if SILU:
+        both = N * (K * BITS // 32)
+        GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+        up_zero = zero
+        if zero is not None:
+            up_zero = zero + N * GROUPS
+        up = packed_rows(x, w + both, scale + N * GROUPS, up_zero, n, N, low_bits, high_bits, K, GROUP, BITS, ROWS,
+                         UNITS, False)
+        result = result.to(out.dtype.element_ty).to(tl.float32)
+        result = (result * tl.sigmoid(result)).to(out.dtype.element_ty).to(tl.float32) * up
+    tl.store(out + arranged(n, N, PER), result, mask=n < N)
+
+
+@triton.jit
+def quarter(x):
+    """x [A, B, 4] as four [A, B]."""
+    x02, x13 = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], 2, 2]))
+    x0, x2 = tl.split(x02)
+    x1, x3 = tl.split(x13)
+    return x0, x1, x2, x3
+
+
+@triton.jit
+def eighth(x):
+    """x [A, B, 8] as eight [A, B]."""
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], 2, 2, 2]))
+    even_a, even_b = tl.split(even)
+    odd_a, odd_b = tl.split(odd)
+    x0, x4 = tl.split(even_a)
+    x2, x6 = tl.split(even_b)
+    x1, x5 = tl.split(odd_a)
+    x3, x7 = tl.split(odd_b)
+    return x0, x1, x2, x3, x4, x5, x6, x7
+
+
+@triton.jit
+def two_values(words, less, bits: tl.constexpr, BITS: tl.constexpr, ADDED: tl.constexpr, dtype: tl.constexpr):
+    """The values in the lowest bits of both halves of each word, in 16 bits, minus `less`."""
+    pair = (words & 0x000F000F) | bits
+    low, high = pair.to(tl.int16).to(dtype, bitcast=True), (pair >> 16).to(tl.int16).to(dtype, bitcast=True)
+    if BITS == 8:  # all that is below is exact: whole numbers up to 256
+        pair = ((words >> 4) & 0x000F000F) ^ 0x00080008 | bits
+        low = (low - ADDED) + (pair.to(tl.int16).to(dtype, bitcast=True) - ADDED - 8) * 16
+        high = (high - ADDED) + ((pair >> 16).to(tl.int16).to(dtype, bitcast=True) - ADDED - 8) * 16
+    return (low - less).to(dtype), (high - less).to(dtype)
+
+
+@triton.jit
+def matmul_packed(x, w, scale, zero, out, M, N, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
+                  COLS: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+                  PDL: tl.constexpr):
+    """x [M, K] times a packed matrix, for a few tokens: M <= COLS. A group is a multiple of 128 or all.
+
+    Program (rows, split) takes every SPLITS-th block of inputs: out float32 [SPLITS, M, N], to be added up.
+    """
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    PER: tl.constexpr = 32 // BITS
+    BLOCK: tl.constexpr = 128 // PER
+    WORDS: tl.constexpr = K // PER
+    GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+    dtype: tl.constexpr = x.dtype.element_ty
+    FIXED: tl.constexpr = 0x43004300 if dtype == tl.bfloat16 else 0x64006400
+    ADDED: tl.constexpr = 128.0 if dtype == tl.bfloat16 else 1024.0  # by the fixed bits
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    m, word, j = tl.arange(0, COLS), tl.arange(0, BLOCK), tl.arange(0, 128)
+    at, rows = w + n.to(tl.int64)[:, None] * WORDS + word[None, :], n < N
+    total = tl.zeros([ROWS, COLS], tl.float32)
+    for block in tl.range(tl.program_id(1), (K + 127) // 128, SPLITS, num_stages=STAGES):
+        words = tl.load(at + block * BLOCK, mask=rows[:, None] & (block * BLOCK + word < WORDS)[None, :], other=0)
+        k = block * 128 + j
+        value = tl.load(x + m[:, None] * K + k[None, :], mask=(m < M)[:, None] & (k < K)[None, :], other=0.0)
+        group = n * GROUPS + block * 128 // GROUP
+        step = tl.load(scale + group, mask=rows, other=0.0).to(tl.float32)
+        less = tl.full([ROWS], ADDED + 8 if BITS == 4 else 0.0, dtype)
+        if zero is not None:
+            less = (less + tl.load(zero + group, mask=rows, other=0).to(dtype)).to(dtype)
+        less = less[:, None]
+        part = tl.zeros([ROWS, COLS], tl.float32)
+        if BITS == 4:
+            x0, x1, x2, x3, x4, x5, x6, x7 = eighth(tl.reshape(value, [COLS, BLOCK, 8]))
+            for i in tl.static_range(4):
+                low, high = two_values(words >> 4 * i, less, FIXED, BITS, ADDED, dtype)
+                first, second = ((x0, x4), (x1, x5), (x2, x6), (x3, x7))[i]
+                part = tl.dot(low, tl.trans(first), part)
+                part = tl.dot(high, tl.trans(second), part)
+        else:
+            x0, x1, x2, x3 = quarter(tl.reshape(value, [COLS, BLOCK, 4]))
+            for i in tl.static_range(2):
+                low, high = two_values(words >> 8 * i, less, FIXED, BITS, ADDED, dtype)
+                first, second = ((x0, x2), (x1, x3))[i]
+                part = tl.dot(low, tl.trans(first), part)
+                part = tl.dot(high, tl.trans(second), part)
+        total += part * step[:, None]
+    at = out + (tl.program_id(1) * M + m[None, :]) * N + n[:, None]
+    tl.store(at, total, mask=(m < M)[None, :] & rows[:, None])
+
+
+@triton.jit
+def add_up(parts, out, SIZE, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """out [SIZE] = the sum of parts [SPLITS, SIZE]."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(parts + split * SIZE + i, mask=i < SIZE, other=0.0)
+    tl.store(out + i, total, mask=i < SIZE)
+
+
+@triton.jit
+def unpack(w, scale, zero, out, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
+    """out [N, K] = the packed matrix, w int32 [N, K BITS / 32]; program (row, block of words)."""
+    PER: tl.constexpr = 32 // BITS
+    GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+    row = tl.program_id(0).to(tl.int64)
+    word, j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, PER)
+    inside = word < K // PER
+    value = tl.load(w + row * (K // PER) + word, mask=inside, other=0)[:, None] << (32 - BITS - BITS * j)[None, :]
+    value = value >> (32 - BITS)  # with its sign
+    if BITS == 4:
+        value = (value & 15) - 8
+    value = value.to(tl.float32)
+    k = word[:, None] * PER + j[None, :]
+    group = row * GROUPS + k // GROUP
+    if zero is not None:
+        value -= tl.load(zero + group, mask=inside[:, None], other=0).to(tl.float32)
+    value *= tl.load(scale + group, mask=inside[:, None], other=0.0).to(tl.float32)
+    tl.store(out + row * K + k, value, mask=inside[:, None])

@@ -63,5 +63,24 @@ def fuse(*linears: nn.Linear) -> Tensor:
     return joined
 
 
-__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "group_form",
-           "kernel_form", "tensors_of"]
+@torch.no_grad()
+def fuse_packed(*linears: PackedLinear) -> PackedLinear:
+    """As `fuse`, for packed ones; raises ValueError unless they are packed alike."""
+    first, names = linears[0], [{name for name, _ in linear.named_buffers()} for linear in linears]
+    alike = all(linear.group == first.group and linear.bits == first.bits and linear.scale.dtype == first.scale.dtype
+                for linear in linears) and all(found == names[0] for found in names)
+    if not alike or any(not torch.equal(linear.order, first.order) for linear in linears if first.order is not None):
+        raise ValueError("projections of the same input that are packed in different ways cannot be fused")
+    joined = {}
+    for name in names[0]:
+        if name == "order":
+            joined[name] = first.order
+            continue
+        joined[name] = torch.cat([getattr(linear, name) for linear in linears])
+        for linear, part in zip(linears, joined[name].split([linear.shape[0] for linear in linears]), strict=True):
+            linear._buffers[name] = part
+    return PackedLinear(**joined, group=first.group)
+
+
+__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "fuse_packed", "group_form", "kernel_form",
+           "tensors_of"]
