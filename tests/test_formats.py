@@ -288,6 +288,9 @@ DAMAGED = {  # what is wrong: (format, how to spoil it, what the message must sa
     "another shape": ("ct", change("weight_shape", lambda t: t + 1), r"weight_shape is not \[16, 32\]"),
     "3 bits": ("ct", change("weight_packed", lambda t: t[:, :3]), "3 words for 32 values"),
     "4 bits as floats": ("ct", change("weight_packed", lambda t: t.view(torch.uint8)), "weight_packed is U8"),
+    "4 bits as floats, other parts": ("ct", lambda tensors: tensors.update(
+        weight_packed=tensors["weight_packed"].view(torch.uint8), weight_global_scale=tensors.pop("weight_shape")),
+        "weight_packed is U8"),
     "values without scale": ("int8", lambda tensors: tensors.pop("weight_scale"), f"{NAME}.weight_scale is missing"),
     "scales of other rows": ("int8", change("weight_scale", lambda t: t[:5]), r"\[5, 1\] F32, expected \[16, 1\]"),
 }

@@ -123,8 +123,6 @@ def read_pack_quantized(parts: Parts) -> dict:
     """weight_packed [O, I / p] along the inputs, weight_scale [O, groups], weight_shape, unless symmetric
     weight_zero_point [O / p, groups] along the outputs, and in older files weight_g_idx [I]."""
     outs, ins, settings = parts.outs, parts.ins, overrides(parts.details.get("config_groups"), "weights")
-    if parts.stored["weight_packed"].dtype != "I32":
-        raise parts.unreadable(f"weight_packed is {parts.stored['weight_packed'].dtype}")
     bits = parts.bits(parts.size("weight_packed", 1), ins, settings, "num_bits")
     groups = parts.size("weight_scale", 1)
     fields = {"scale": parts.read("weight_scale", outs, groups), "group": parts.group(groups, settings, "group_size")}
@@ -303,6 +301,8 @@ def packed_layers(raw: dict, stored: dict[str, Stored], shapes: dict) -> dict[st
                                      key=lambda entry: len(entry[1] & tensors.keys()))
         if not needed & tensors.keys():
             raise parts.unreadable("it is stored as " + ", ".join(sorted(tensors)))
+        if "weight_packed" in tensors and tensors["weight_packed"].dtype != "I32":  # floats of 4 bits, with other parts
+            raise parts.unreadable(f"weight_packed is {tensors['weight_packed'].dtype}")
         if missing := sorted(needed - tensors.keys()):
             raise parts.wrong(f"{matrix}.{missing[0]} is missing")
         for part in tensors.keys() & (needed | others):
