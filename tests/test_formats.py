@@ -26,12 +26,12 @@ def weights_of(details, **more):
     return {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": details}}} | more
 
 
-def open_matrix(folder, tensors, details, shape, key="quantization_config"):
+def open_matrix(folder, tensors, details, shape, keys=("quantization_config",)):
     """One matrix, as a whole checkpoint would be opened."""
     save_file({f"{NAME}.{part}": tensor.contiguous() for part, tensor in tensors.items()}, folder / "model.safetensors")
     shapes = {f"{NAME}.weight": torch.Size(shape)}
     stored = weight_files(folder, shapes)
-    layers = packed_layers({key: details}, stored, shapes)
+    layers = packed_layers(dict.fromkeys(keys, details), stored, shapes)
     assert not stored and list(layers) == [f"{NAME}.weight"]
     return layers[f"{NAME}.weight"]()
 
@@ -220,13 +220,14 @@ def test_values_that_are_stored_as_they_are(tmp_path, dtype, kind):
     assert dense(open_matrix(tmp_path, tensors, details, (12, 32))).equal(expected)
 
 
+@pytest.mark.parametrize("keys", [["quantization"], ["quantization", "quantization_config"]])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_mlx(tmp_path, bits):
+def test_mlx(tmp_path, bits, keys):
     values, _, scales = draw(6, 64, 2, bits)
     biases = [[-s * 3 for s in row] for row in scales]
     tensors = {"weight": words(values, bits).view(torch.uint32), "scales": torch.tensor(scales).bfloat16(),
                "biases": torch.tensor(biases).bfloat16()}
-    linear = open_matrix(tmp_path, tensors, {"bits": bits, "group_size": 32}, (6, 64), "quantization")
+    linear = open_matrix(tmp_path, tensors, {"bits": bits, "group_size": 32}, (6, 64), keys)
     biases = tensors["biases"].float().repeat_interleave(32, 1)
     assert torch.allclose(dense(linear), product(values, [[0] * 2] * 6, scales, [i // 32 for i in range(64)]) + biases,
                           atol=1e-5)
