@@ -233,6 +233,12 @@ def test_mlx(tmp_path, bits, keys):
                           atol=1e-5)
 
 
+def test_mlx_in_floats_of_4_bits_is_called_unreadable(tmp_path):
+    tensors = {"weight": torch.zeros(6, 8, dtype=torch.uint32), "scales": torch.zeros(6, 2, dtype=torch.uint8)}
+    with pytest.raises(CheckpointError, match="cannot be loaded .*scales is U8"):
+        open_matrix(tmp_path, tensors, {"bits": 4, "group_size": 32, "mode": "mxfp4"}, (6, 64), ["quantization"])
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_bitsandbytes_in_4_bits(tmp_path, nested):
     draw = random.Random(0)
