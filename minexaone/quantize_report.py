@@ -192,7 +192,7 @@ def report(source, replies: int, count: int, needles: int, device="auto") -> Ite
              "parts": by_part(sums, [turn[0] for turn in turns]), "inputs": input_statistics(model, texts),
              "scores": [], "needles": []}
     yield found
-    for variant in SCORED:
+    for variant in SCORED if count else []:
         other = models.get(variant, model)
         # A task at a time: the rows of a batch wait for the longest.
         rows = [row for task in TASKS for row in by_task(other, tokenizer, folder, count, [task])]
@@ -222,7 +222,7 @@ def main(argv=None):
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--model", help="folder; the shipped model if left out")
     parser.add_argument("--replies", type=int, default=3, help="held-out replies of each task, language and mode (3)")
-    parser.add_argument("--count", type=int, default=5, help="prompts in a cell of the scores (5)")
+    parser.add_argument("--count", type=int, default=5, help="prompts in a cell of the scores, 0 for none (5)")
     parser.add_argument("--needles", type=int, default=4, help="prompts in a cell of the needle grid (4)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
