@@ -281,8 +281,6 @@ READERS = {
 }
 # Names by which quantized weights show, should config.json be silent.
 SIGNS = (".qweight", ".weight_packed", ".weight_scale", ".scales", ".SCB", ".absmax")
-# What tells floats of 4 bits (NVFP4, MXFP4), which have other parts besides, from whole numbers.
-TYPES = {"weight_packed": ("I32",), "scales": FLOATS}
 # What is about activations and the cache, which keep their precision here.
 OF_ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "q_scale", "k_scale", "v_scale")
 # What stays beside a matrix that its library has unpacked and saved again.
@@ -314,9 +312,9 @@ def packed_layers(raw: dict, stored: dict[str, Stored], shapes: dict) -> dict[st
                                      key=lambda entry: len(entry[1] & tensors.keys()))
         if not needed & tensors.keys():
             raise parts.unreadable("it is stored as " + ", ".join(sorted(tensors)))
-        for part in tensors.keys() & TYPES.keys():
-            if tensors[part].dtype not in TYPES[part]:
-                raise parts.unreadable(f"{part} is {tensors[part].dtype}")
+        for part in tensors.keys() & {"weight_packed", "scales"}:
+            if tensors[part].dtype == "U8":  # floats of 4 bits (NVFP4, MXFP4), which have other parts besides
+                raise parts.unreadable(f"{part} is U8")
         if missing := sorted(needed - tensors.keys()):
             raise parts.wrong(f"{matrix}.{missing[0]} is missing")
         for part in tensors.keys() & (needed | others):
