@@ -151,6 +151,9 @@ def quantize_checkpoint(source, out: Path, bits: int, group: int, method: str, f
     if form == "int-quantized" and (bits != 8 or group != -1 or not symmetric):
         raise ValueError("int-quantized has 8 bits, one scale a row and no zeros: use --bits 8 --group -1, without "
                          "--asymmetric")
+    if form == "gptq" and not symmetric:  # gptqmodel 7.6 opens those of its own making alone
+        raise ValueError("gptq files with zero points are refused by other engines: write --format compressed-tensors, "
+                         "or leave --asymmetric out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"--out is {out}, which exists: name a new folder")
     folder = resolve(source)

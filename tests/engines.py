@@ -11,7 +11,8 @@ found again, instead of a temporary one.
 Logits may differ by 1e-3, which is far more than sums in float32 are off; where an engine rounds the weights to 16 bits
 on loading, by more (LOOSE). Not compared: the inputs that int-quantized rounds to 8 bits at run time there.
 
-Known: gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them.
+Known: gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them,
+so that `quantize` writes none.
 """
 
 import argparse
@@ -33,8 +34,7 @@ PACKAGES = {"transformers": ["transformers==5.24.0", "compressed-tensors==0.19.0
 FORMS = {  # the options of quantize, by engine
     "transformers": ["--group 64", "--group 64 --asymmetric", "--bits 8 --group 128", "--bits 8 --group -1",
                      "--bits 8 --group -1 --format int-quantized"],
-    "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--group 64 --asymmetric", "--bits 8 --group 128",
-                                                       "--bits 8 --group -1")],
+    "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--bits 8 --group 128", "--bits 8 --group -1")],
     "vllm": ["--group 64", "--bits 8 --group 128", "--format gptq --group 64"]}
 TOLERANCE = 1e-3
 LOOSE = {("transformers", "--group 64 --asymmetric"): 0.3} | dict.fromkeys(  # unpacked to the scales' bfloat16

@@ -1,7 +1,9 @@
 """`python -m minexaone quantize` and what measures its cost: what layers see, folders, wrong options, sums by hand."""
 
+import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from minexaone.linear.packed import Packed, PackedLinear
 from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4
 from minexaone.quantize import LENGTH, MATRICES, METHODS, READERS, file_texts, own_texts, quantize_layers
-from minexaone.quantize_report import Variant, divergence, input_statistics, interval, quantized, statistics
+from minexaone.quantize_report import VARIANTS, Variant, divergence, input_statistics, interval, quantized, statistics
 from minexaone.tasks import TASKS
 from minexaone.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parent.parent
 
 
 def small_model(dtype="float32"):
@@ -105,8 +109,8 @@ def run(capsys, *argv):
 
 
 @pytest.mark.parametrize("options, bits, group, zero", [
-    (["--format", "gptq", "--group", 32, "--asymmetric"], 4, 32, True),
-    (["--method", "nearest", "--group", 64], 4, 64, False),
+    (["--format", "gptq", "--group", 32], 4, 32, False),
+    (["--method", "nearest", "--group", 64, "--asymmetric"], 4, 64, True),
     (["--bits", 8, "--group", -1, "--format", "int-quantized"], 8, None, False),
 ])
 def test_a_folder_that_opens(options, bits, group, zero, folder, tmp_path, capsys):
@@ -267,3 +271,14 @@ def test_the_report_is_written_as_far_as_it_is_measured(folder, tmp_path, monkey
     assert [row.get("domain") or row.get("language") or row.get("mode") for row in parts] == [
         "world knowledge", "math", "en", "ko", "es", "non-reasoning", "reasoning"]
     assert len(found["inputs"]) == 2 * len(READERS)
+
+
+def test_what_was_measured_is_what_the_report_measures():
+    found = read_json(ROOT / "assets" / "bench" / "quantized.json")
+    keys = ("bits", "group", "method", "symmetric", "only")
+    assert [Variant(*(row[key] for key in keys)) for row in found["variants"]] == VARIANTS
+    assert [row["only"] for row in found["kinds"]] == list(MATRICES)
+    kl = {tuple(row[key] for key in keys[:4]): row["kl"][0] for row in found["variants"]}
+    for method in METHODS:
+        assert kl[8, 128, method, True] < kl[4, 128, method, True] < kl[3, 128, method, True]
+    assert json.dumps(found).count("NaN") == 0
