@@ -96,7 +96,8 @@ def quantize_layers(model: Exaone4, texts: list[list[int]], pack: Callable[[Tens
     hidden = [model.embed_tokens(torch.tensor([ids], device=model.device)).float() for ids in texts]
     around, dtype = [alone(model, len(ids)) for ids in texts], model.embed_tokens.weight.dtype
     squares = {name: [0.0, 0.0] for name in names}  # of the errors, of the outputs
-    with tqdm(total=len(model.layers) * (2 * len(texts) + len(names)), desc="quantizing", unit="step", disable=None) as progress:
+    steps = len(model.layers) * (2 * len(texts) + len(names))
+    with tqdm(total=steps, desc="quantizing", unit="step", disable=None) as progress:
         for layer in model.layers:
             layer.float()
             hessians = {}
