@@ -141,7 +141,8 @@ def test_packed_layers_have_the_logits_of_the_clear_path(monkeypatch, rows, bits
         monkeypatch.setattr(fast_gpu, "causal_attention", reference_attention)
         monkeypatch.setattr(fast_gpu, "SPLITS", 4)
     monkeypatch.setattr(fast_gpu, "FEW", 4)
-    config = replace(HYBRID, hidden_size=128, intermediate_size=256, num_attention_heads=8)
+    config = replace(HYBRID, num_hidden_layers=1, layer_types=[SLIDING], hidden_size=128, intermediate_size=128,
+                     num_attention_heads=8, num_key_value_heads=1)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if CUDA else torch.float16
     clear = Exaone4(config).to("cuda" if CUDA else "cpu", dtype).eval().requires_grad_(False)
@@ -151,7 +152,7 @@ def test_packed_layers_have_the_logits_of_the_clear_path(monkeypatch, rows, bits
     assert q_proj.weight.data_ptr() == fast.qkv[0].weight.data_ptr() and len(fast.fingerprint) > 0
     models = [(model, KVCache(config, max_length=80)) for model in (exact, clear, fast)]
     errors = []
-    for length in (6, 3, 1, 1) if rows == 1 else (6, 1):  # unpacked beforehand, and while it is multiplied
+    for length in (5, 3, 1) if rows == 1 else (2, 1):  # unpacked beforehand, and while it is multiplied
         ids = torch.randint(0, 24, (rows, length)).to(clear.device)
         with torch.inference_mode():
             true, plain, ours = (model(ids, cache, None, 1).float() for model, cache in models)
