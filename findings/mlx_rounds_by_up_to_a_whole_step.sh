@@ -7,8 +7,8 @@
 # with the largest weight as bias. Then the scale is changed so that 0 is on the grid, and the other end may lie beyond
 # the last step: one weight there is clipped, by up to a whole step. And since the changed scale moves the far end, the
 # grid is another one the next time: quantize, dequantize and quantize again changes weights that were exact.
-# Seen: 4 bits, groups of 64, normal weights: error up to 0.999 steps, 28 % of the groups clip a weight, 49 % of the scales
-# are negative, 11 % of the weights change when quantized again; 0 stays 0 (within 2e-7).
+# Seen: 4 bits, groups of 64, normal weights: error up to 0.999 steps, 28 % of the groups clip a weight, 49 % of the
+# scales are negative, 11 % of the weights change when quantized again; 0 stays 0 (within 2e-7).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -37,7 +37,7 @@ print(f"mlx {mx.__version__}: error up to {error.max():.3f} steps, {clipped:.0%}
       f"{(scale < 0).mean():.0%} of scales negative, {again:.0%} of weights changed by quantizing again, "
       f"0 becomes {np.abs(rounded[:, ::GROUP]).max():.1g}")
 assert mx.__version__ == "0.32.4"
-assert 0.9 < error.max() < 1 and clipped > 0.2, "the errors are not up to a whole step any more: the behaviour has changed"
+assert 0.9 < error.max() < 1 and clipped > 0.2, "the errors have changed"
 assert 0.4 < (scale < 0).mean() < 0.6, "the signs of the scales have changed"
 assert again > 0.05, "quantizing again changes nothing: the behaviour has changed"
 assert np.abs(rounded[:, ::GROUP]).max() < 1e-6
