@@ -14,16 +14,12 @@ def altered(module: nn.Module) -> bool:
     return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
 
 
-def kernel_form(module: nn.Module) -> tuple[Tensor, ...]:
-    """What a kernel needs to compute what the module does: (weight [out, in],) of a linear layer without bias or of an
-    embedding, (int8 weight, scale [out]) of one in 8 bits. Raises ValueError for anything else.
-    """
+def kernel_form(module: nn.Module) -> tuple[Tensor]:
+    """(weight [out, in],) of a linear layer without bias or of an embedding. Raises ValueError for anything else."""
     tensors = tensors_of(module)
-    if not isinstance(module, Packed):
-        return tensors
-    if len(tensors) == 2 and module.scale.shape[1] == 1 and module.weight.dtype == torch.int8:
-        return module.weight, module.scale[:, 0]
-    raise ValueError(f"a {type(module).__name__} of {module.bits} bits in groups has no kernel form")
+    if isinstance(module, Packed):
+        raise ValueError(f"a {type(module).__name__} of {module.bits} bits has no kernel form")
+    return tensors
 
 
 def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
@@ -38,20 +34,28 @@ def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
     raise ValueError(f"a {type(module).__name__} has no kernel form")
 
 
-def group_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(weight as stored, scale [O, groups], what is added after scaling [O, groups] or None), the last two in float32.
+def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """What a kernel needs that takes the values four bytes at a time.
 
-    ValueError for what has no kernel: float8, tables of values, a last group that is short.
+    words: int32 [O, groups, n], the bytes as they are stored. scale: [O, groups]. What is added
+    to a group's values once they are scaled: float32 [O, groups], or None. order: int64 [I], the inputs group by
+    group, in each first those of the lowest bits of all its words. ValueError for what has no kernel: float8, tables
+    of values, groups that do not fill a row, or of which some share a word.
     """
     tensors_of(module)
-    if module.table is not None or module.weight.is_floating_point() or module.shape[1] % module.group:
-        what = ("values from a table" if module.table is not None else "values in float8"
-                if module.weight.is_floating_point() else f"groups of {module.group} that do not fill its rows")
+    inputs, count = module.shape[1], 32 // module.bits
+    what = ("values from a table" if module.table is not None else
+            "values in float8" if module.weight.is_floating_point() else
+            f"groups of {module.group} in {inputs:,} inputs" if inputs % module.group or module.group % count else None)
+    if what:
         raise ValueError(f"a {type(module).__name__} with {what} has no kernel form")
-    scale, offset = module.scale.float(), None if module.offset is None else module.offset.float()
+    groups = inputs // module.group
+    words = module.weight.contiguous().view(torch.int32).unflatten(1, (groups, -1))
+    added = None if module.offset is None else module.offset.float()
     if module.zero is not None:
-        offset = (0 if offset is None else offset) - module.zero * scale
-    return module.weight, scale, offset
+        added = (0 if added is None else added) - module.zero * module.scale.float()
+    order = torch.arange(inputs, device=words.device) if module.order is None else module.order
+    return words, module.scale, added, order.view(groups, -1, count).transpose(1, 2).flatten()
 
 
 @torch.no_grad()
@@ -82,5 +86,5 @@ def fuse_packed(*linears: PackedLinear) -> PackedLinear:
     return PackedLinear(**joined, group=first.group)
 
 
-__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "fuse_packed", "group_form", "kernel_form",
-           "tensors_of"]
+__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "fuse_packed", "kernel_form",
+           "tensors_of", "word_form"]
