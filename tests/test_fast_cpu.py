@@ -179,7 +179,7 @@ def test_a_converted_model_generates_in_its_new_precision(sped_up):
     model, clear = sped_up
     model.to(torch.float64).to(torch.bfloat16)
     found = model.generate([3, 4, 5], max_new_tokens=20, stop_ids=[])
-    assert model.fast.head_weight[1][0].dtype == torch.bfloat16
+    assert model.fast.head_weight[0].dtype == torch.bfloat16
     assert found[:5] == clear()[:5]  # later, rounding may decide between near ties
 
 
@@ -311,9 +311,12 @@ def test_steps_with_packed_weights_equal_the_clear_path(options):
     model = packed(random_model(ROUND), **options)
     fast, ids = FastCPU(model), tokens(3 * W)
     clear = steps(ids, 5, model)
-    assert torch.allclose(steps(ids, 5, model, fast), clear, atol=1e-3 * clear.std()) and fast.model is model
+    assert (steps(ids, 5, model, fast) - clear).abs().max() <= 2e-5 * clear.std()  # nothing is rounded but the sums
+    weight = model.layers[0].self_attn.q_proj.weight
+    assert fast.layers[0][0][0][0].data_ptr() == weight.data_ptr()  # nor copied
 
 
+@pytest.mark.filterwarnings("error:bf16 and fp16 are mixed")
 @pytest.mark.parametrize("options", [{"zero": True}, {"bits": 8, "group": -1}], ids=str)
 def test_steps_with_packed_weights_in_bfloat16(options):
     exact = packed(random_model(ROUND), **options)
@@ -322,12 +325,13 @@ def test_steps_with_packed_weights_in_bfloat16(options):
     expected, clear, ours = steps(ids, 5, exact), steps(ids, 5, model), steps(ids, 5, FastCPU(model))
     limit, error = (clear - expected)[5:].std(), (ours - expected)[5:].std()
     print(f"error of the logits: fast {error / expected.std():.4f}, clear {limit / expected.std():.4f} of their spread")
-    assert error < 2 * limit
+    assert error <= 1.2 * limit
 
 
 @pytest.mark.parametrize("change, words", [
     (lambda m: setattr(m, "table", torch.randn(16)), "values from a table"),
-    (lambda m: setattr(m, "group", 48), "groups of 48 that do not fill its rows"),
+    (lambda m: setattr(m, "group", 48), "groups of 48 in 128 inputs"),
+    (lambda m: (setattr(m, "group", 4), setattr(m, "scale", torch.ones(64, 16))), "groups of 4 in"),  # share a word
     (lambda m: setattr(m, "weight", torch.zeros(64, 64, dtype=torch.float8_e4m3fn)), "values in float8"),
 ])
 def test_packed_weights_without_a_kernel_are_named(change, words):

@@ -47,7 +47,7 @@ def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Ten
     x = stored(x[order]).view(groups, count, width)
     # Shifted to the word's top a value loses those above it, and comes down with its sign.
     values = [words << 32 - bits * (k + 1) >> 32 - bits for k in range(count)]
-    y = sum(value.float() * x[:, k] for k, value in enumerate(values)).sum(-1) * scale.float()  # [out, groups]
+    y = sum(value.float() * x[:, k] for k, value in enumerate(values)).sum(-1) * scale  # [out, groups]
     return (y if added is None else y + added * x.sum((1, 2))).sum(-1)
 
 

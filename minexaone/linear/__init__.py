@@ -37,10 +37,10 @@ def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
 def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """What a kernel needs that takes the values four bytes at a time.
 
-    words: int32 [O, groups, n], the bytes as they are stored. scale: [O, groups]. What is added
-    to a group's values once they are scaled: float32 [O, groups], or None. order: int64 [I], the inputs group by
-    group, in each first those of the lowest bits of all its words. ValueError for what has no kernel: float8, tables
-    of values, groups that do not fill a row, or of which some share a word.
+    words: int32 [O, groups, n], the bytes as they are stored. scale: float32 [O, groups]. What is added to a group's
+    values once they are scaled: likewise, or None. order: int64 [I], the inputs group by group, in each first those of
+    the lowest bits of all its words. ValueError for what has no kernel: float8, tables of values, groups that do not
+    fill a row, or of which some share a word.
     """
     tensors_of(module)
     inputs, count = module.shape[1], 32 // module.bits
@@ -51,11 +51,11 @@ def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         raise ValueError(f"a {type(module).__name__} with {what} has no kernel form")
     groups = inputs // module.group
     words = module.weight.contiguous().view(torch.int32).unflatten(1, (groups, -1))
-    added = None if module.offset is None else module.offset.float()
+    scale, added = module.scale.float(), None if module.offset is None else module.offset.float()
     if module.zero is not None:
-        added = (0 if added is None else added) - module.zero * module.scale.float()
+        added = (0 if added is None else added) - module.zero * scale
     order = torch.arange(inputs, device=words.device) if module.order is None else module.order
-    return words, module.scale, added, order.view(groups, -1, count).transpose(1, 2).flatten()
+    return words, scale, added, order.view(groups, -1, count).transpose(1, 2).flatten()
 
 
 @torch.no_grad()
