@@ -42,7 +42,7 @@ class FastGPU(FastPath):
         self.dtype = embedding.dtype if isinstance(embedding, PackedEmbedding) else embedding.weight.dtype
         if self.dtype not in DTYPES:
             raise ValueError(f"the fast path on CUDA needs weights in bfloat16 or float16, these are {self.dtype}: "
-                             "load the model with dtype=\"bfloat16\", not quantised")
+                             "load the model with dtype=\"bfloat16\"")
         self.H, self.KV, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.PAD = triton.next_power_of_2(config.hidden_size)
         attentions = [layer.self_attn for layer in model.layers]

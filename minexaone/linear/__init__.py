@@ -74,7 +74,8 @@ def fuse_packed(*linears: PackedLinear) -> PackedLinear:
     alike = all(linear.group == first.group and linear.bits == first.bits and linear.scale.dtype == first.scale.dtype
                 for linear in linears) and all(found == names[0] for found in names)
     if not alike or any(not torch.equal(linear.order, first.order) for linear in linears if first.order is not None):
-        raise ValueError("projections of the same input that are packed in different ways cannot be fused")
+        raise ValueError("projections of the same input that are packed in different ways cannot be fused: set "
+                         "model.fast = None for the clear path")
     joined = {}
     for name in names[0]:
         if name == "order":

@@ -136,11 +136,11 @@ def _scheme(name, module, group, form) -> dict:
                          "choose gptq")
     if group != -1 and module.shape[1] % group:
         raise ValueError(f"{name} has {module.shape[1]:,} inputs, not a multiple of its group {group}, which "
-                         "compressed-tensors cannot store: write gptq")
+                         "compressed-tensors cannot store: choose gptq")
     if (floating or form == "int-quantized") and not (module.bits == 8 and by_rows and symmetric):
         kind = "float8 in groups" if floating else f"{module.bits} bits, {module.scale.shape[1]} scales a row"
-        raise ValueError(f"{name} is in {kind}, but it takes 8 bits, one scale a row and no zeros to store "
-                         f"{'float8' if floating else form}")
+        what, do = ("float8", "keep the files that it came from") if floating else (form, "choose compressed-tensors")
+        raise ValueError(f"{name} is in {kind}, but {what} is stored with 8 bits, one scale a row and no zeros: {do}")
     kind = "float-quantized" if floating else "int-quantized" if form == "int-quantized" else "pack-quantized"
     common = {"num_bits": module.bits, "type": "float" if floating else "int", "symmetric": symmetric}
     by_group = group != -1 and kind == "pack-quantized"
