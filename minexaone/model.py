@@ -444,9 +444,9 @@ class Exaone4(nn.Module):
     def save_pretrained(self, folder: str | Path, form: str | None = None):
         """Write config.json, generation_config.json and model.safetensors, which transformers loads as well.
 
-        form: in which packed layers are stored, see `quantized_tensors`; None is gptq for what was loaded as gptq, else
-        compressed-tensors. `ValueError` for a packed embedding or what the form cannot hold, `OSError` on a full disk;
-        every file is whole at every moment, old or new.
+        form: in which packed layers are stored, see `quantized_tensors`; None is that of the checkpoint if it was
+        GPTQ's, else compressed-tensors. `ValueError` for a packed embedding or what the form cannot hold, `OSError` on
+        a full disk; every file is whole at every moment, old or new.
         """
         folder, dtype = Path(folder), str(self.embed_tokens.weight.dtype).removeprefix("torch.")
         if dtype not in DTYPES:

@@ -21,7 +21,7 @@ from minexaone.files import PATTERNS, resolve, whole_folder
 from minexaone.linear.gptq import gptq, gram
 from minexaone.linear.packed import Packed, PackedLinear
 from minexaone.linear.rounding import group_size, round_to_nearest
-from minexaone.linear.writing import FORMATS, check_gptq_shape
+from minexaone.linear.writing import FORMATS, GPTQ, check_gptq_shape
 from minexaone.model import Exaone4, attention
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.data import sft_documents
@@ -142,7 +142,7 @@ def check(model: Exaone4, group: int, form: str):
             raise ValueError(f"the model is quantized already ({name}, {module.bits} bits): name the unquantized one")
         if isinstance(module, nn.Linear) and name != "lm_head":
             group_size(module.in_features, group)
-            if form == "gptq":
+            if form in GPTQ:
                 check_gptq_shape(name, module.out_features, module.in_features)
 
 
@@ -153,8 +153,8 @@ def quantize_checkpoint(source, out: Path, bits: int, group: int, method: str, f
         raise ValueError("int-quantized has 8 bits, one scale a row and no zeros: use --bits 8 --group -1, without "
                          "--asymmetric")
     if form == "gptq" and not symmetric:  # gptqmodel 7.6 opens those of its own making alone
-        raise ValueError("gptq files with zero points are refused by other engines: write --format compressed-tensors, "
-                         "or leave --asymmetric out")
+        raise ValueError("gptq files with zero points are refused by other engines: write --format gptq_v2 or "
+                         "compressed-tensors, or leave --asymmetric out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"--out is {out}, which exists: name a new folder")
     folder = resolve(source)
@@ -162,7 +162,7 @@ def quantize_checkpoint(source, out: Path, bits: int, group: int, method: str, f
     check(model, group, form)
     length = min(LENGTH, model.config.max_position_embeddings)
     ids = file_texts(texts, tokenizer, samples, length) if texts else own_texts(tokenizer, samples, length)
-    stored = torch.float16 if form == "gptq" else model.embed_tokens.weight.dtype
+    stored = torch.float16 if form in GPTQ else model.embed_tokens.weight.dtype
     before = weight_bytes(model)
     with whole_folder(out) as part:
         errors = quantize_layers(model, ids, lambda weight, hessian: METHODS[method](

@@ -12,7 +12,7 @@ Logits may differ by 1e-3, which is far more than sums in float32 are off; where
 on loading, by more (LOOSE). Not compared: the inputs that int-quantized rounds to 8 bits at run time there.
 
 Known: gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them,
-so that `quantize` writes none.
+so that `quantize` writes those as gptq_v2.
 """
 
 import argparse
@@ -34,7 +34,8 @@ PACKAGES = {"transformers": ["transformers==5.24.0", "compressed-tensors==0.19.0
 FORMS = {  # the options of quantize, by engine
     "transformers": ["--group 64", "--group 64 --asymmetric", "--bits 8 --group 128", "--bits 8 --group -1",
                      "--bits 8 --group -1 --format int-quantized"],
-    "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--bits 8 --group 128", "--bits 8 --group -1")],
+    "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--bits 8 --group 128", "--bits 8 --group -1")]
+    + ["--format gptq_v2 --group 64 --asymmetric"],
     "vllm": ["--group 64", "--bits 8 --group 128", "--format gptq --group 64"]}
 TOLERANCE = 1e-3
 LOOSE = {("transformers", "--group 64 --asymmetric"): 0.3} | dict.fromkeys(  # unpacked to the scales' bfloat16

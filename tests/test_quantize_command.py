@@ -110,6 +110,7 @@ def run(capsys, *argv):
 
 @pytest.mark.parametrize("options, bits, group, zero", [
     (["--format", "gptq", "--group", 32], 4, 32, False),
+    (["--format", "gptq_v2", "--group", 32, "--asymmetric"], 4, 32, True),
     (["--method", "nearest", "--group", 64, "--asymmetric"], 4, 64, True),
     (["--bits", 8, "--group", -1, "--format", "int-quantized"], 8, None, False),
 ])
@@ -126,7 +127,7 @@ def test_a_folder_that_opens(options, bits, group, zero, folder, tmp_path, capsy
         module = model.layers[1].get_submodule(name)
         assert type(module) is PackedLinear and module.bits == bits and (module.zero is not None) == zero
         assert module.group == (group or module.shape[1])
-        assert module.scale.dtype == (torch.float16 if "gptq" in options else torch.bfloat16)
+        assert module.scale.dtype == (torch.float16 if {"gptq", "gptq_v2"} & {*options} else torch.bfloat16)
     ids = torch.tensor(TEXTS[:1])
     first, second = original(ids), model(ids)
     assert (first - second).norm() < (0.05 if bits == 8 else 0.6) * first.norm() and not torch.equal(first, second)
@@ -140,6 +141,7 @@ def test_a_folder_that_opens(options, bits, group, zero, folder, tmp_path, capsy
     (["--bits", 3], "argument --bits: invalid choice: 3"),
     (["--method", "awq"], "argument --method: invalid choice"),
     (["--format", "gguf"], "argument --format: invalid choice"),
+    (["--format", "gptq", "--asymmetric"], "write --format gptq_v2 or compressed-tensors, or leave --asymmetric out"),
     (["--format", "int-quantized"], "int-quantized has 8 bits, one scale a row and no zeros"),
     (["--samples", 0], "--samples is 0, expected at least 1"),
     (["--group", 32, "--texts", "missing.txt"], "No such file"),

@@ -78,6 +78,7 @@ FORMS = {
     "gptq 4 bits": ("gptq", nearest(4, 32)), "gptq 4 bits, zeros": ("gptq", nearest(4, 64, False)),
     "gptq 8 bits, zeros": ("gptq", nearest(8, 32, False)), "gptq by rows": ("gptq", nearest(4, -1)),
     "gptq with an order": ("gptq", with_order),
+    "gptq_v2 with an order": ("gptq_v2", with_order), "gptq_v2 8 bits": ("gptq_v2", nearest(8, 32, False)),
     "pack 4 bits": ("compressed-tensors", nearest(4, 32)),
     "pack 4 bits, zeros": ("compressed-tensors", nearest(4, 64, False)),
     "pack 8 bits": ("compressed-tensors", nearest(8, 32)),
@@ -118,7 +119,7 @@ def test_what_is_written_is_read_bit_for_bit(form, pack, tied, tmp_path):
             assert same_bits(tensor, second[name]), name
 
 
-COMPRESSED = {name: kind for name, kind in FORMS.items() if kind[0] != "gptq"}
+COMPRESSED = {name: kind for name, kind in FORMS.items() if not kind[0].startswith("gptq")}
 
 
 @pytest.mark.parametrize("form, pack", COMPRESSED.values(), ids=COMPRESSED)
@@ -232,7 +233,8 @@ def test_config_groups_name_their_modules_where_they_differ(tmp_path):
     ("compressed-tensors", with_order, "q_proj has its inputs in groups of another order"),
     ("int-quantized", nearest(4, 32), "q_proj is in 4 bits, 2 scales a row"),
     ("int-quantized", nearest(8, 32), "q_proj is in 8 bits, 2 scales a row"),
-    ("awq", nearest(4, 32), "the form of quantized weights is 'awq', expected gptq, compressed-tensors, int-quantized"),
+    ("awq", nearest(4, 32),
+     "the form of quantized weights is 'awq', expected gptq, gptq_v2, compressed-tensors, int-quantized"),
 ])
 def test_what_a_form_cannot_hold_is_named_and_nothing_written(form, pack, message, tmp_path):
     with pytest.raises(ValueError, match=message):

@@ -11,22 +11,26 @@ from torch import Tensor, nn
 from minexaone.config_json import quantization_details
 from minexaone.linear.packed import Packed, unpack4
 
-FORMATS = ("gptq", "compressed-tensors", "int-quantized")
+GPTQ = ("gptq", "gptq_v2")  # by their checkpoint_format: with zeros minus one, and as they are
+FORMATS = (*GPTQ, "compressed-tensors", "int-quantized")
 ONES = {4: 0x11111111, 8: 0x01010101}  # a 1 in each field of a word
 
 
 def saved_form(raw: dict) -> str:
-    """The form in which a checkpoint with this config.json is saved again: gptq stays gptq."""
-    return "gptq" if quantization_details(raw).get("quant_method") == "gptq" else "compressed-tensors"
+    """The form in which a checkpoint with this config.json is saved again: GPTQ's stay what they are."""
+    details = quantization_details(raw)
+    if details.get("quant_method") != "gptq":
+        return "compressed-tensors"
+    return "gptq_v2" if "gptq_v2" in (details.get("checkpoint_format"), details.get("format")) else "gptq"
 
 
 def quantized_tensors(modules: dict[str, nn.Module], form: str) -> tuple[dict[str, Tensor], dict]:
     """(tensors by published name, quantization_config) for the `Packed` among a model's modules, by published name.
 
-    form: "gptq" stores all linear layers in one way, with float16 scales; "compressed-tensors" each in its own, and may
-    leave some dense: whole numbers as pack-quantized, float8 as float-quantized; "int-quantized" is that with 8 bits a
-    weight and one scale a row as int8 matrices. Engines that read int-quantized or float-quantized round the inputs to
-    8 bits as well, for each token anew; here they are left as they are.
+    form: "gptq" and "gptq_v2" store all linear layers in one way, with float16 scales; "compressed-tensors" each in its
+    own, and may leave some dense: whole numbers as pack-quantized, float8 as float-quantized; "int-quantized" is that
+    with 8 bits a weight and one scale a row as int8 matrices. Engines that read int-quantized or float-quantized round
+    the inputs to 8 bits as well, for each token anew; here they are left as they are.
     `ValueError` names a module that the form has no room for. Not a bit of value, scale or zero is changed.
     """
     if form not in FORMATS:
@@ -40,10 +44,10 @@ def quantized_tensors(modules: dict[str, nn.Module], form: str) -> tuple[dict[st
                              "unquantized model")
     split = {module.group for module in packed.values() if module.group < module.shape[1]}
     groups = {name: module.group if module.group in split else -1 for name, module in packed.items()}
-    config = _gptq_config(packed, dense, groups) if form == "gptq" else _config(packed, dense, groups, form)
+    config = (_gptq_config if form in GPTQ else _config)(packed, dense, groups, form)
     tensors = {}
     for name, module in packed.items():
-        stored = _gptq(name, module) if form == "gptq" else _compressed(name, module, form)
+        stored = (_gptq if form in GPTQ else _compressed)(name, module, form)
         tensors |= {f"{name}.{key}": tensor.contiguous() for key, tensor in stored.items()}
     return tensors, config
 
@@ -80,7 +84,7 @@ def check_gptq_shape(name: str, outputs: int, inputs: int):
         raise ValueError(f"{name} is {outputs} × {inputs}, but gptq takes multiples of 32: choose compressed-tensors")
 
 
-def _gptq(name, module) -> dict[str, Tensor]:
+def _gptq(name, module, form) -> dict[str, Tensor]:
     """qweight [I/p, O], qzeros [G, O/p], scales [G, O], g_idx [I], where p values make a word."""
     bits, (outputs, inputs), scales = module.bits, module.shape, module.scale.half()
     if module.weight.is_floating_point():
@@ -91,11 +95,13 @@ def _gptq(name, module) -> dict[str, Tensor]:
     group = torch.arange(inputs, device=scales.device) // module.group
     if module.order is not None:
         group = group[module.order.argsort()]
-    zeros = words(_zeros(module).T, bits) - ONES[bits]  # minus one from the whole word: a zero of 0 borrows
+    zeros = words(_zeros(module).T, bits)
+    if form == "gptq":
+        zeros -= ONES[bits]  # from the whole word at once: a zero of 0 borrows
     return {"qweight": words(_fields(module), bits).T, "qzeros": zeros, "scales": scales.T, "g_idx": group.int()}
 
 
-def _gptq_config(packed, dense, groups) -> dict:
+def _gptq_config(packed, dense, groups, form) -> dict:
     kinds = {(module.bits, groups[name]) for name, module in packed.items()}
     if dense := [name for name in dense if name != "lm_head"]:
         raise ValueError(f"{dense[0]} is dense, but gptq stores every layer's matrices quantized: choose "
@@ -107,7 +113,7 @@ def _gptq_config(packed, dense, groups) -> dict:
                          + " and ".join(f"{bits} bits in groups of {group}" for bits, group in sorted(kinds))
                          + ": choose compressed-tensors")
     (bits, group), = kinds
-    return {"quant_method": "gptq", "checkpoint_format": "gptq", "bits": bits, "group_size": group,
+    return {"quant_method": "gptq", "checkpoint_format": form, "bits": bits, "group_size": group,
             "sym": all(module.zero is None for module in packed.values()),
             "desc_act": any(module.order is not None for module in packed.values()), "lm_head": False,
             "pack_dtype": "int32"}
