@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
+from pathlib import Path
 
 PROGRAM = "python -m minexaone"
 NOTES = {"length": "the reply was cut off at --max-new-tokens or the end of the context",
@@ -19,7 +21,8 @@ def main(argv=None):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        command(argv[command is not ask:])
+        with alone_to_speak():
+            command(argv[command is not ask:])
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
@@ -29,6 +32,17 @@ def main(argv=None):
         print(f"minexaone: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def alone_to_speak():
+    """Of several processes that torchrun started, the first prints; errors appear from each."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        yield
+    else:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), \
+                contextlib.redirect_stderr(nowhere):
+            yield
 
 
 def ask(argv):
@@ -54,6 +68,8 @@ def chat(argv):
                                      "conversation; Ctrl-C stops a reply and takes the question back; /clear begins "
                                      "anew.")
     options = add_options(parser).parse_args(argv)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("chat runs in one process; under torchrun ask one question")
     conversation = load_chat(options)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input())
@@ -196,7 +212,11 @@ def load_chat(options):
         raise ValueError(f"dtype is {options.dtype!r}, expected auto, {', '.join(DTYPES)}")
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
-    model = Exaone4.from_pretrained(folder, options.dtype, options.device)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        model = divided(folder, options.dtype, options.device)
+        options.seed = options.seed or 0  # all processes draw the same
+    else:
+        model = Exaone4.from_pretrained(folder, options.dtype, options.device)
     if options.bits:
         from minexaone.linear.rounding import quantize
 
@@ -211,6 +231,18 @@ def load_chat(options):
         sampling = sampling_advice(folder, options.reasoning) | sampling
     return Chat(model, tokenizer, system=options.system, reasoning=options.reasoning, reasoning_budget=options.budget,
                 max_new_tokens=options.max_new_tokens, seed=options.seed, **sampling)
+
+
+def divided(folder, dtype, device):
+    """This process's slices of a model (see `linear/parallel.py`), on a device of its own."""
+    import torch
+
+    from minexaone import Exaone4
+    from minexaone.linear.parallel import all_processes, tensor_parallel
+    from minexaone.model import pick_device
+
+    dtype = None if dtype == "auto" else getattr(torch, dtype)
+    return tensor_parallel(Exaone4.from_pretrained(folder, device="cpu"), all_processes(pick_device(device)), dtype)
 
 
 def print_reply(conversation, prompt):

@@ -9,6 +9,7 @@ roofline. Versions are measured in alternating rounds, since the speed of many m
 import argparse
 import copy
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -25,6 +26,8 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
 from minexaone.generation import PREFILL_CHUNK
+from minexaone.linear import processes
+from minexaone.linear.parallel import all_processes, tensor_parallel
 from minexaone.linear.rounding import quantize
 from minexaone.model import Config, Exaone4, KVCache, cache_bytes, pick_device
 
@@ -39,7 +42,7 @@ SHAPES = {  # of the published models, to be filled with random weights; room fo
                   layer_types=([SLIDING] * 3 + [GLOBAL]) * 16, sliding_window=4096, rope_scaling=SCALING,
                   max_position_embeddings=131072),
 }
-OURS = ("naive", "clear", "fast", "int8", "int4")
+OURS = ("naive", "clear", "fast", "int8", "int4", "clear-parallel", "fast-parallel")  # the last: see --versions
 BITS = {"int8": 8, "int4": 4}  # of versions that are fast and quantised
 THEIRS = ("transformers", "transformers-compiled")
 WARM_UP = 4  # tokens not counted: they compile and record
@@ -77,12 +80,15 @@ def matmul_rate(device, dtype, size=8192, repeats=5):
 
 
 def decode_bytes(model, context, rows=1):
-    """Bytes that one step reads at least: every weight once, and each row's cache."""
-    weights = sum(tensor.nbytes for name, tensor in {**model.state_dict()}.items() if not name.startswith("embed"))
+    """Bytes that one step reads at least, on each device: every weight once, and each row's cache."""
+    tensors = {name: tensor.to_local() if hasattr(tensor, "to_local") else tensor  # what one of several devices has
+               for name, tensor in model.state_dict().items()}
+    weights = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("embed"))
     if model.lm_head is None:
         weights += model.embed_tokens.weight.nbytes
     itemsize = model.norm.weight.dtype.itemsize
-    return weights + rows * cache_bytes(model.config, context, itemsize)
+    group = processes(model.layers[0].self_attn.k_proj)
+    return weights + rows * cache_bytes(model.config, context, itemsize) // (group.size() if group else 1)
 
 
 def prefill_flops(config, length):
@@ -100,11 +106,12 @@ def prefill_flops(config, length):
 
 
 class Ours:
-    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py; "fast", "int8" and "int4"."""
+    """One way to run an `Exaone4`: "naive" without a cache, "clear" as in model.py; "fast", "int8" and "int4"; and two
+    that are divided among processes."""
 
     def __init__(self, name, model):
         self.name, self.model, self.fast = name, model, None
-        if name in ("fast", *BITS):
+        if name in ("fast", "fast-parallel", *BITS):
             self.fast, model.fast = speed_up(model).fast, None
 
     def decode(self, prompts, new):
@@ -204,6 +211,14 @@ def random_model(config, dtype, device):
     return model.eval().requires_grad_(False)
 
 
+def divided(model):
+    """The model's slices in this process; they share its memory where they can."""
+    with torch.device("meta"):
+        like = Exaone4(model.config)
+    like.load_state_dict(model.state_dict(), assign=True)
+    return tensor_parallel(like.eval().requires_grad_(False), all_processes(model.device))
+
+
 def peak_memory(device):
     """Bytes in use at most so far: of the GPU by PyTorch, or resident on the CPU; None where it is not known."""
     if device.type == "cuda":
@@ -285,7 +300,8 @@ def main(argv):
     parser.add_argument("--shape", choices=SHAPES, help="a published shape with random weights instead")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16, float32 (bfloat16)")
-    parser.add_argument("--versions", default="clear,fast", help=f"some of {','.join(OURS)} (clear,fast)")
+    parser.add_argument("--versions", default="clear,fast", help=f"some of {','.join(OURS)} (clear,fast); "
+                        "those in parallel under torchrun, where each process also runs the others by itself")
     parser.add_argument("--against", default="", help=f"also, with the same weights: {','.join(THEIRS)}")
     parser.add_argument("--context", default="128", help="prompt lengths for decoding, as 128,32768 (128)")
     parser.add_argument("--rows", default="1", help="batch sizes for decoding (1)")
@@ -304,7 +320,12 @@ def main(argv):
         parser.error(f"--new must be at least {WARM_UP + 2} and --rounds at least 1")
     if options.shape and options.model:
         parser.error("give a model or --shape, not both")
+    if any(name.endswith("parallel") for name in names) and "WORLD_SIZE" not in os.environ:
+        parser.error("a version in parallel needs torchrun --nproc-per-node 2 -m minexaone bench ...")
     device, dtype = pick_device(options.device), getattr(torch, options.dtype, None)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         parser.error(f"--dtype is {options.dtype!r}, expected bfloat16, float16 or float32")
 
@@ -329,9 +350,10 @@ def main(argv):
     versions = []
     for name in names:
         start = time.perf_counter()
-        like = quantize(copy.deepcopy(model), BITS[name]) if name in BITS else model
+        like = (quantize(copy.deepcopy(model), BITS[name]) if name in BITS else
+                divided(model) if name.endswith("parallel") else model)
         versions.append((Ours if name in OURS else Transformers)(name, like))
-        if name in ("fast", *BITS):
+        if name in ("fast", "fast-parallel", *BITS):
             report.setdefault("prepare_s", {})[name] = time.perf_counter() - start
     if options.against:
         import transformers
@@ -348,7 +370,7 @@ def main(argv):
                 results += measure_decode(model, versions, context, options.new, rows, rounds, progress)
     report["peak_bytes"] = peak_memory(device)
     print(table(report))
-    if options.json:
+    if options.json and int(os.environ.get("RANK", 0)) == 0:
         write_json(options.json, report)
 
 

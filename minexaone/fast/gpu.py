@@ -9,6 +9,7 @@ import math
 import weakref
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import triton
 
@@ -16,7 +17,7 @@ from minexaone.fast import kernels
 from minexaone.fast.base import FastPath
 from minexaone.fast.varlen import varlen_attention
 from minexaone.generation import PREFILL_CHUNK
-from minexaone.linear import Packed, PackedEmbedding, PackedLinear, fuse, fuse_packed, kernel_form
+from minexaone.linear import Packed, PackedEmbedding, PackedLinear, fuse, fuse_packed, kernel_form, processes
 from minexaone.model import KVCache
 
 DTYPES = (torch.bfloat16, torch.float16)
@@ -43,7 +44,11 @@ class FastGPU(FastPath):
         if self.dtype not in DTYPES:
             raise ValueError(f"the fast path on CUDA needs weights in bfloat16 or float16, these are {self.dtype}: "
                              "load the model with dtype=\"bfloat16\"")
-        self.H, self.KV, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.group = processes(model.layers[0].self_attn.o_proj)  # which share the heads and the feed-forward columns
+        self.divided_head = model.lm_head is not None and processes(model.lm_head)
+        count = self.group.size() if self.group else 1
+        self.H, self.KV = config.num_attention_heads // count, config.num_key_value_heads // count
+        self.D, self.width = config.head_dim, config.intermediate_size // count
         self.PAD = triton.next_power_of_2(config.hidden_size)
         attentions = [layer.self_attn for layer in model.layers]
         self.qkv = [matrix(attn.q_proj, attn.k_proj, attn.v_proj) for attn in attentions]
@@ -112,18 +117,32 @@ class FastGPU(FastPath):
         if N < B * T:
             x, packed = x.new_zeros(B, T, x.shape[1]), x
             x[rows, columns] = packed
-        return self._product(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head)
+        return self._whole(self._product(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head))
+
+    def _summed(self, y):
+        """y, to which the other processes' parts are added."""
+        if self.group:
+            dist.all_reduce(y, group=self.group)
+        return y
+
+    def _whole(self, logits):
+        """Logits [B, T, vocab_size] of the slices that the processes have."""
+        if not self.divided_head:
+            return logits
+        parts = [torch.empty_like(logits) for _ in range(self.group.size())]
+        dist.all_gather(parts, logits.contiguous(), group=self.group)
+        return torch.cat(parts, -1)
 
     def _finish_layer(self, x, out, i):
         """What follows layer i's attention, for many tokens: x [N, hidden_size] becomes the layer's output."""
         layer = self.model.layers[i]
-        size = self.config.intermediate_size
-        out = self._product(out, self.o_proj[i])
+        size = self.width
+        out = self._summed(self._product(out, self.o_proj[i]))
         self._add_norm(x, out, layer.post_attention_layernorm)
         for part in x.split(PREFILL_CHUNK):  # bounds the memory of the widest activations
             both, hidden = self._product(part, self.gate_up[i]), x.new_empty(len(part), size)
             kernels.silu_mul[(len(part), triton.cdiv(size, 1024))](both, hidden, size, 1024)
-            self._add_norm(part, self._product(hidden, self.down[i]), layer.post_feedforward_layernorm)
+            self._add_norm(part, self._summed(self._product(hidden, self.down[i])), layer.post_feedforward_layernorm)
 
     def _add_norm(self, x, y, norm, copy=None, per=1):
         """x += RMSNorm(y) for each row; copy takes the only row as `kernels.arranged` says."""
@@ -192,8 +211,7 @@ class FastGPU(FastPath):
         """One new token in each row, ids [B, 1]; logits [B, 1, vocab_size]."""
         B, model, eps = len(ids), self.model, self.config.rms_norm_eps
         b = self.buffers[B] if torch.cuda.is_current_stream_capturing() else self.count(cache, B)
-        K, N = self.config.hidden_size, self.config.vocab_size
-        table = self.embedding
+        K, table, ids = self.config.hidden_size, self.embedding, ids.contiguous()  # a column of a batch is not
         if table is None:
             table, ids = model.embed_tokens(ids).view(B, K), torch.arange(B, device=ids.device)
         kernels.embed[(B,)](ids, table, b["x"], b["y"], b["length"], self.frequencies, b["rope"], K, self.PAD,
@@ -215,9 +233,11 @@ class FastGPU(FastPath):
             self._attention(layer.self_attn, b, keys, values, b["out"])
             if B == 1:
                 self._gemv(b["out"], self.o_proj[i], b["y"])
+                self._summed(b["y"])
                 self._gemv(x, self.gate_up[i], b["hidden"], b["y"], layer.post_attention_layernorm, spare, silu=True)
                 x, spare = spare, x
                 self._gemv(b["hidden"], self.down[i], b["y"])
+                self._summed(b["y"])
             else:
                 self._finish_layer(x, b["out"], i)
         if self.packed and B == 1:
@@ -225,10 +245,10 @@ class FastGPU(FastPath):
         kernels.finish[(B,)](x, b["y"], norm.weight, model.norm.weight, spare, b["length"], eps, K, self.PAD,
                              self.PDL, **self.launch)
         if B > 1:
-            return self._product(spare, self.head)[:, None]
-        logits = x.new_empty(1, N)
+            return self._whole(self._product(spare, self.head)[:, None])
+        logits = x.new_empty(1, self.head.shape[0])
         self._row_product(b, spare, self.head, logits)
-        return logits[:, None]
+        return self._whole(logits[:, None])
 
     def count(self, cache, B):
         """Count one token more in each row; return the buffers of a step, with the length as it was on the device."""
@@ -239,11 +259,11 @@ class FastGPU(FastPath):
                 "x": torch.empty(B, K, **like), "spare": torch.empty(B, K, **like), "y": torch.empty(B, K, **like),
                 "qkv": torch.empty(B, (self.H + 2 * self.KV) * self.D, **like),
                 "rope": torch.empty(B, self.D, **like), "out": torch.empty(B, self.H * self.D, **like),
-                "hidden": torch.empty(B, self.config.intermediate_size, **like),
+                "hidden": torch.empty(B, self.width, **like),
                 **({"flat": torch.empty(1, K, device=self.device),
                     "flat_out": torch.empty(1, self.H * self.D, device=self.device),
-                    "flat_hidden": torch.empty(1, self.config.intermediate_size, device=self.device),
-                    "arranged": torch.empty(1, max(K, self.H * self.D, self.config.intermediate_size),
+                    "flat_hidden": torch.empty(1, self.width, device=self.device),
+                    "arranged": torch.empty(1, max(K, self.H * self.D, self.width),
                                             device=self.device)} if B == 1 else {}),
                 "partial": torch.empty(B * self.KV, SPLITS, G, self.D + 2, device=self.device),
                 "counter": torch.zeros(B * self.KV, dtype=torch.int32, device=self.device),
@@ -280,7 +300,7 @@ def matrix(*modules):
     """
     kinds = {type(module) for module in modules}
     if not any(isinstance(module, Packed) for module in modules):
-        return fuse(*modules) if len(modules) > 1 else kernel_form(modules[0])[0]
+        return fuse(*modules) if len(modules) > 1 else kernel_form(modules[0], divided=True)[0]
     if kinds != {PackedLinear}:
         raise ValueError("the fast path on CUDA cannot join packed and other projections of the same input: set "
                          "model.fast = None for the clear path")

@@ -11,12 +11,22 @@ from minexaone.linear.packed import Packed, PackedEmbedding, PackedLinear
 
 def altered(module: nn.Module) -> bool:
     """Whether calling the module does something else than its class says: it has hooks, or a forward of its own."""
-    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+    hooks = module._forward_hooks.keys() | module._forward_pre_hooks.keys()
+    return bool("forward" in vars(module) or hooks - getattr(module, "parallel_hooks", set()))
 
 
-def kernel_form(module: nn.Module) -> tuple[Tensor]:
-    """(weight [out, in],) of a linear layer without bias or of an embedding. Raises ValueError for anything else."""
+def processes(module: nn.Module):
+    """The process group among which `tensor_parallel` has divided the module's weight, or None."""
+    mesh = getattr(getattr(module, "weight", None), "device_mesh", None)
+    return mesh and mesh.get_group()
+
+
+def kernel_form(module: nn.Module, divided: bool = False) -> tuple[Tensor]:
+    """(weight [out, in],) of a linear layer without bias or of an embedding; if divided, this process's part of it, the
+    sums being the caller's. Raises ValueError for anything else."""
     tensors = tensors_of(module)
+    if processes(module) and not divided:
+        raise ValueError(f"a {type(module).__name__} that is divided among processes has no kernel form here")
     if isinstance(module, Packed):
         raise ValueError(f"a {type(module).__name__} of {module.bits} bits has no kernel form")
     return tensors
@@ -30,7 +40,7 @@ def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
     if type(module) in (PackedLinear, PackedEmbedding):
         return tuple(module.buffers())
     if type(module) in (nn.Linear, nn.Embedding) and getattr(module, "bias", None) is None:
-        return (module.weight.detach(),)
+        return ((module.weight.to_local() if processes(module) else module.weight).detach(),)
     raise ValueError(f"a {type(module).__name__} has no kernel form")
 
 
@@ -60,10 +70,12 @@ def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
 
 @torch.no_grad()
 def fuse(*linears: nn.Linear) -> Tensor:
-    """One weight [sum of out, in] for several projections of the same input; theirs become views of it."""
-    joined = torch.cat([weight for linear in linears for weight in kernel_form(linear)])
-    for linear, part in zip(linears, joined.split([linear.out_features for linear in linears]), strict=True):
-        linear.weight.data = part  # the parameter stays the same object: an optimizer may hold it
+    """One weight [sum of out, in] for several projections of the same input; theirs become views of it. Of those that
+    are divided among processes, this one's parts."""
+    weights = [linear.weight.to_local() if processes(linear) else linear.weight for linear in linears]
+    joined = torch.cat([part for linear in linears for part in kernel_form(linear, divided=True)])
+    for weight, part in zip(weights, joined.split([len(weight) for weight in weights]), strict=True):
+        weight.data = part  # the parameter stays the same object: an optimizer may hold it
     return joined
 
 
@@ -88,4 +100,4 @@ def fuse_packed(*linears: PackedLinear) -> PackedLinear:
 
 
 __all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "fuse_packed", "kernel_form",
-           "tensors_of", "word_form"]
+           "processes", "tensors_of", "word_form"]
