@@ -50,8 +50,8 @@ def ask(argv):
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
                                             f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
-                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights; each has '
-                                            'its own --help.')
+                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights, "{PROGRAM} '
+                                            'doctor" looks at this machine; each has its own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -165,6 +165,13 @@ def quantize(argv):
     main(argv)
 
 
+def doctor(argv):
+    """Say what this machine has, and which models fit on it."""
+    from minexaone.doctor import main
+
+    main(argv)
+
+
 def size(count):
     """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -213,6 +220,8 @@ def load_chat(options):
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if options.bits:
+            raise ValueError("rounded weights cannot be divided among processes: leave out --int8 and --int4")
         model = divided(folder, options.dtype, options.device)
         options.seed = options.seed or 0  # all processes draw the same
     else:
@@ -265,7 +274,8 @@ def print_reply(conversation, prompt):
         print(f"minexaone: {note}", file=sys.stderr)
 
 
-COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize}
+COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize,
+            "doctor": doctor}
 
 if __name__ == "__main__":
     sys.exit(main())

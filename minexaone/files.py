@@ -143,7 +143,7 @@ def whole_folder(folder: Path):
 def locked(folder: Path):
     """Hold a folder for this process alone, `ValueError` if another one does. A process that is killed lets go."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    with (folder / ".lock").open("ab") as file:
         try:
             if os.name == "nt":
                 import msvcrt

@@ -86,6 +86,7 @@ def of_hf_model(model, text, prompt) -> dict:
 
 def in_vllm(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
     """Greedy ids by vLLM, which keeps its logits to itself."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; left out, it takes nearly all memory that is free, and fills it
     from vllm import LLM, SamplingParams
 
     model = LLM(folder, dtype="float32", max_model_len=1024, enforce_eager=True, max_num_seqs=1)

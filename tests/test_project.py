@@ -42,7 +42,7 @@ def test_ci_runs_the_readmes_test_command():
 
 # The floors of the house, from the ground: a file imports from floors below its own, and from its own room.
 FLOORS = ["files", "gguf_file", "config_json", "checks", "threads", "linear", "tools", "reply", "tokenizer",
-          "generation", "model", "fast", "chat", "tasks", "scoring", "training", "bench", "quantize",
+          "generation", "model", "fast", "chat", "tasks", "scoring", "training", "bench", "doctor", "quantize",
           "quantize_report", "__init__", "__main__"]
 FILES = sorted((ROOT / "minexaone").rglob("*.py"))
 
@@ -80,6 +80,40 @@ def test_no_file_uses_what_another_keeps_private():
                 and node.attr.startswith("_") and not node.attr.startswith("__")} - defined[file]
         theirs = {name: other.name for other, names in defined.items() for name in used & names}
         assert not theirs, f"{file.name} uses {theirs}"
+
+
+# What is not on Windows, or not on macOS.
+POSIX = {"fcntl", "grp", "pwd", "resource", "termios", "fork", "getuid", "geteuid", "killpg", "setsid", "mkfifo",
+         "sysconf", "sched_getaffinity", "SIGKILL", "SIGALRM"}
+GUARDED = {"getloadavg": "doctor.py", "fcntl": "files.py"}  # asked for with hasattr or os.name there
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_run_on_every_system(file):
+    """Text is read and written as UTF-8, wherever Python's default is another; nothing is called that Windows lacks."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = {getattr(node, "attr", None), getattr(node, "id", None)} | {
+            alias.name for alias in getattr(node, "names", ()) if isinstance(alias, ast.alias)}
+        assert not {name for name in names & (POSIX | GUARDED.keys()) if GUARDED.get(name) != file.name}, names
+        if isinstance(node, ast.Call):
+            assert not opens_text(node) or "encoding" in {word.arg for word in node.keywords}, \
+                f"line {node.lineno} opens text without encoding=\"utf-8\""
+
+
+def opens_text(call):
+    """Whether a call opens a file as text: open, Path.open, read_text, write_text."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", None))
+    if name in ("read_text", "write_text"):
+        return True
+    mode = next((word.value for word in call.keywords if word.arg == "mode"), None) or next(
+        iter(call.args[isinstance(call.func, ast.Name):]), None)
+    return name == "open" and not (isinstance(mode, ast.Constant) and "b" in mode.value)
+
+
+def test_the_lint_of_open_files_can_fail():
+    lines = {'open("a")': True, 'Path("a").open()': True, 'p.open("w", encoding="utf-8")': True, 'p.open("rb")': False,
+             'open("a", "rb")': False, 'p.read_text()': True, 'p.read_bytes()': False, 'open("a", mode="wb")': False}
+    assert {line: opens_text(ast.parse(line).body[0].value) for line in lines} == lines
 
 
 def test_ruff():
