@@ -74,6 +74,15 @@ def label_names(raw: dict) -> list[str]:
     return [names[str(n)] for n in range(len(names))]
 
 
+def sees_some(mask: Tensor, window: int | None) -> Tensor:
+    """Which tokens see at least one that counts, up to their own: bool [B, T] of a mask [B, T].
+
+    The others must get 0 from attention, as in transformers: of a query without a key some kernels make NaN.
+    """
+    count = mask.long().cumsum(1)
+    return count > (0 if window is None else F.pad(count, (window, 0))[:, :mask.shape[1]])
+
+
 class Head(Exaone4):
     """What the three have in common: the model with a linear layer in the place of its head. It writes no text."""
 
@@ -130,13 +139,15 @@ class Head(Exaone4):
         """
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {list(attention_mask.shape)}, but input_ids {list(input_ids.shape)}")
-        queries = keys = positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        if attention_mask is not None:
-            queries, keys = positions.expand(input_ids.shape), positions.where(attention_mask.bool(), -1)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
 
         def attend(attn, q, k, v):
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-            return attention(q, k, v, queries, keys, attn.window).transpose(1, 2)
+            if attention_mask is None:
+                return attention(q, k, v, positions, positions, attn.window).transpose(1, 2)
+            keys, sees = positions.where(attention_mask.bool(), -1), sees_some(attention_mask, attn.window)
+            out = attention(q, k, v, positions.where(sees, -1), keys, attn.window).transpose(1, 2)
+            return out * sees[..., None, None]
 
         return self.head(self.hidden_states(input_ids, positions, attend))
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
 
@@ -95,6 +96,21 @@ def test_logits_are_those_of_transformers(head, side, values, tmp_path):
         with torch.no_grad():
             alone = model(ids[n:n + 1, mask[n] == 1])
         close(ours[n:n + 1, :length] if head is not SEQUENCE else ours[n:n + 1], alone)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_no_query_is_without_a_key(side, monkeypatch):
+    """Some kernels return NaN for one that is, and a NaN in padding reaches all tokens in the next layer."""
+    real, calls = F.scaled_dot_product_attention, []
+
+    def strict(q, k, v, attn_mask=None, **options):
+        calls.append(attn_mask)
+        assert attn_mask is None or attn_mask.any(-1).all()
+        return real(q, k, v, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", strict)
+    TOKEN(HeadConfig(**HYBRID))(*batch(side))
+    assert len(calls) == 8 and all(mask is not None for mask in calls)
 
 
 @pytest.mark.parametrize("head", HEADS)
