@@ -77,7 +77,7 @@ def label_names(raw: dict) -> list[str]:
 def sees_some(mask: Tensor, window: int | None) -> Tensor:
     """Which tokens see at least one that counts, up to their own: bool [B, T] of a mask [B, T].
 
-    The others must get 0 from attention, as in transformers: of a query without a key some kernels make NaN.
+    The others must get 0 from attention, as in transformers by its default, sdpa: some kernels make NaN of them.
     """
     count = mask.long().cumsum(1)
     return count > (0 if window is None else F.pad(count, (window, 0))[:, :mask.shape[1]])
