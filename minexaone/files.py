@@ -16,8 +16,10 @@ SHIPPED = Path(__file__).parent.parent / "assets" / "model"
 PATTERNS = ["*.json", "*.jinja", "*.txt"]
 LARGEST_JSON = 64 * 2**20  # bytes; a published tokenizer.json has about 10 MB
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-# What torch.compile and distributed training put into the names of the modules that they wrap.
-WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+HEADS = ("lm_head.", "score.", "qa_outputs.")  # what names that do not belong to the model's body begin with
+# What torch.compile and distributed training put into the names of the modules that they wrap; and the name that
+# transformers gives to the body of a question answering model.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "transformer"}
 FLOATS = ("F16", "BF16", "F32")  # types of weights that are not quantized
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minexaone.checks import check_config
 from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
-from minexaone.files import CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
+from minexaone.files import HEADS, CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
 from minexaone.gguf_file import gguf_weights
 from minexaone.linear.formats import packed_layers
@@ -330,6 +330,8 @@ class Exaone4(nn.Module):
     """The EXAONE 4.0 language model."""
 
     generate, stream = generate, stream  # the functions of generation.py, as methods
+    config_class = Config  # a subclass with another head has more to configure
+    body = "model"  # in a checkpoint, what the names of all but the head begin with
 
     def __init__(self, config: Config):
         super().__init__()
@@ -415,7 +417,7 @@ class Exaone4(nn.Module):
         if name not in ("auto", *DTYPES):  # known before a long download
             raise ValueError(f"dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}")
         folder = resolve(source, revision)
-        config = Config.from_dict(raw := read_config(folder))
+        config = cls.config_class.from_dict(raw := read_config(folder))
         name = config.dtype if name == "auto" else name
         with torch.device("meta"):  # shapes without memory
             model = cls(replace(config, dtype=name))
@@ -424,8 +426,11 @@ class Exaone4(nn.Module):
         packed = packed_layers(raw, stored, shapes)  # takes what it reads out of stored
         if (given := stored.keys() | packed.keys()) != shapes.keys():
             missing, extra = sorted(shapes.keys() - given), sorted(given - shapes.keys())
+            why = "they are not of one checkpoint, download both again"
+            if any(key.startswith(HEADS) for key in extra):
+                why = f"they are of {raw.get('architectures')!r:.80}: load it with that class of minexaone.heads"
             raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {few(missing)}; not in the "
-                                  f"model: {few(extra)}: they are not of one checkpoint, download both again")
+                                  f"model: {few(extra)}: {why}")
         # One tensor at a time goes straight to its device and dtype, so that the weights are never held twice; what is
         # quantized stays packed.
         state, dtype = {}, getattr(torch, name)
@@ -456,8 +461,8 @@ class Exaone4(nn.Module):
             warnings.warn("a sliding_window in a model with global layers alone: here and in transformers they have no "
                           "RoPE then, in vLLM and llama.cpp they have; set sliding_window to None for RoPE everywhere",
                           stacklevel=2)
-        tensors = {published_name(key): tensor for key, tensor in self.state_dict().items()}
-        modules = {published_name(f"{name}.weight").removesuffix(".weight"): module
+        tensors = {published_name(key, self.body): tensor for key, tensor in self.state_dict().items()}
+        modules = {published_name(f"{name}.weight", self.body).removesuffix(".weight"): module
                    for name, module in self.named_modules()}
         quantized = {}
         if any(isinstance(module, Packed) for module in modules.values()):
@@ -480,6 +485,6 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device(here[0] if kind == "auto" else device)
 
 
-def published_name(key: str) -> str:
-    """The name that a parameter of `Exaone4` has in a published checkpoint."""
-    return key if key.startswith("lm_head.") else f"model.{key}"
+def published_name(key: str, body: str = "model") -> str:
+    """The name that a parameter of `Exaone4` has in a published checkpoint, where all but a head stands in the body."""
+    return key if key.startswith(HEADS) else f"{body}.{key}"
