@@ -249,7 +249,7 @@ class Tokenizer:
     def _render(self, marker, **variables):
         advice = "repair it, or remove it to use this project's own"
         try:
-            self._compiled = self._compiled or _sandbox().from_string(self._template)
+            self._compiled = self._compiled or _sandbox().from_string(without_marks(self._template))
         except Exception as error:
             raise CheckpointError(f"{self._template_file} is not a usable chat template ({error}): {advice}") from error
         try:
@@ -371,6 +371,13 @@ def _find_template(folder, config):
     if not isinstance(template, str):
         raise CheckpointError(f"{file}: chat_template must be text, not {type(template).__name__}")
     return template, file
+
+
+def without_marks(template: str) -> str:
+    """A chat template that writes the same, without the marks around what an assistant generates, {% generation %} and
+    {% endgeneration %}: those are transformers' own, for training, and unknown to other renderers of Jinja."""
+    return re.sub(r"(\{%[-+]?\s*)(end|)generation(\s*[-+]?%\})",
+                  lambda tag: tag[1] + ("endif" if tag[2] else "if true") + tag[3], template)
 
 
 class _Refused(Exception):
