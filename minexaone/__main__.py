@@ -36,8 +36,8 @@ def ask(argv):
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
                                             f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
-                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights; each has '
-                                            'its own --help.')
+                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights, '
+                                            f'"{PROGRAM} export" writes a GGUF file; each has its own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -149,6 +149,13 @@ def quantize(argv):
     main(argv)
 
 
+def export(argv):
+    """Write a model as a GGUF file."""
+    from minexaone.export import main
+
+    main(argv)
+
+
 def size(count):
     """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -233,7 +240,8 @@ def print_reply(conversation, prompt):
         print(f"minexaone: {note}", file=sys.stderr)
 
 
-COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize}
+COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize,
+            "export": export}
 
 if __name__ == "__main__":
     sys.exit(main())
