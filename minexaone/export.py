@@ -10,6 +10,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,38 +77,41 @@ def blocks_of(config: Config) -> tuple[list[int], int]:
 
 
 def parts_of(model: Exaone4, kind: str) -> list[Part]:
-    """Every tensor of the file; kind: of the matrices that are dense, or have no blocks of the same numbers."""
+    """Every tensor of the file; kind: see `part_of`."""
     places, blocks = blocks_of(model.config)
-    tied = model.config.tie_word_embeddings
     packed = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, Packed)}
-    dense = {name: tensor for name, tensor in model.state_dict().items()
-             if f"{name.rpartition('.')[0]}.weight" not in packed}
-    found = []
-    for name, matrix in (dense | packed).items():
-        if name == "lm_head.weight" and tied:
-            continue
-        own, shape = file_name(name, places), list(matrix.shape)
-        if len(shape) == 1:
-            found.append(Part(own, "F32", shape, lambda tensor=matrix: tensor))
-        elif name in packed and (exact := block_kind(matrix)):
-            found.append(Part(own, exact, shape, lambda module=matrix: packed_blocks(module)))
-        elif kind == "Q8_0" and shape[1] % 32:
-            raise ValueError(f"{own} has rows of {shape[1]} numbers, q8_0 takes multiples of 32: choose --type bf16")
-        elif name in packed:
-            dtype = FLOATS.get(kind, torch.float32)
-            found.append(Part(own, kind, shape, lambda module=matrix, dtype=dtype: unpacked(module, dtype)))
-        else:
-            found.append(Part(own, kind, shape, lambda tensor=matrix: tensor))
+    matrices = packed | {name: tensor for name, tensor in model.state_dict().items()
+                         if f"{name.rpartition('.')[0]}.weight" not in packed}
+    if model.config.tie_word_embeddings:
+        matrices.pop("lm_head.weight", None)
+    parts = [part_of(file_name(name, places), matrix, kind) for name, matrix in matrices.items()]
     first = f"blk.{places[0]}."
-    like = [part for part in found if part.name.startswith(first)]
+    like = [part for part in parts if part.name.startswith(first)]
     for block in set(range(blocks)) - {*places}:
-        found += [part._replace(name=f"blk.{block}.{part.name.removeprefix(first)}", make=lambda part=part: torch.zeros(
-            tensor_bytes(*part[:3]), dtype=torch.uint8)) for part in like]
+        parts += [part._replace(name=part.name.replace(first, f"blk.{block}."), make=partial(nothing, part))
+                  for part in like]
     if model.config.rope_scaling:
-        plain = rope_frequencies(replace(model.config, rope_scaling=None))
-        factors = plain / rope_frequencies(model.config)
-        found.append(Part(ROPE_FACTORS, "F32", list(factors.shape), lambda: factors))
-    return found
+        factors = rope_frequencies(replace(model.config, rope_scaling=None)) / rope_frequencies(model.config)
+        parts.append(part_of(ROPE_FACTORS, factors, kind))
+    return parts
+
+
+def part_of(name: str, matrix: Tensor | Packed, kind: str) -> Part:
+    """A tensor under its name in the file; kind: of a matrix that is dense, or has no blocks of the same numbers."""
+    shape = list(matrix.shape)
+    if isinstance(matrix, Packed):
+        exact = block_kind(matrix)
+        part = Part(name, exact or kind, shape, partial(packed_blocks if exact else unpacked, matrix))
+    else:
+        part = Part(name, kind if len(shape) == 2 else "F32", shape, lambda: matrix)
+    if part.kind == "Q8_0" and shape[1] % 32:
+        raise ValueError(f"{name} has rows of {shape[1]} numbers, q8_0 takes multiples of 32: choose --type bf16")
+    return part
+
+
+def nothing(part: Part) -> Tensor:
+    """As many octets of 0 as a tensor has: of every kind they are numbers 0."""
+    return torch.zeros(tensor_bytes(*part[:3]), dtype=torch.uint8)
 
 
 def file_name(name: str, places: list[int]) -> str:
@@ -123,9 +127,9 @@ def _of(names):
     return {published: own for own, published in names.items()}
 
 
-def unpacked(module: Packed, dtype: torch.dtype) -> Tensor:
-    """A packed matrix [O, I] with its inputs in their own order."""
-    matrix = module.unpacked(dtype)
+def unpacked(module: Packed) -> Tensor:
+    """A packed matrix in float32 [O, I], with its inputs in their own order."""
+    matrix = module.unpacked(torch.float32)
     return matrix if module.order is None else matrix[:, module.order.argsort()]
 
 
@@ -209,18 +213,23 @@ def add_sampling(writer, sampling: dict):
 # ------------------------------------------------------------------------------------------------------ the command
 
 
+def library():
+    """The gguf package, which nothing else needs. `ValueError` if it is not installed."""
+    try:
+        import gguf
+    except ImportError:
+        raise ValueError("GGUF files are written by the package gguf, which is not installed: run `pip install "
+                         "\"gguf>=0.19\"`") from None
+    return gguf
+
+
 def export(model: Exaone4, tokenizer: Tokenizer, out: Path, kind: str = "auto", name: str = "") -> str:
     """Write a GGUF file, whole or not at all, and say in a line what it holds.
 
     kind: of the dense matrices, see `TYPES`; "auto" is the model's own. Packed ones stay Q4_0 or Q8_0 where those hold
     the same numbers, else they are unpacked to `kind`. `ValueError` for what llama.cpp could not run as it is meant.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise ValueError("a GGUF file is written by the gguf package, which is not installed: run `pip install "
-                         "gguf`, version 0.19 or newer") from None
-    config = model.config
+    gguf, config = library(), model.config
     if config.hidden_size != (width := config.num_attention_heads * config.head_dim):
         raise ValueError(f"llama.cpp runs EXAONE 4.0 only where hidden_size is the size of all heads, but here "
                          f"{config.hidden_size:,} is not {config.num_attention_heads} × {config.head_dim} = {width:,}")
@@ -265,6 +274,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.out.suffix != ".gguf" or args.out.exists():
         raise ValueError(f"--out is {args.out}, expected the name of a new file that ends in .gguf")
+    library()  # a missing one is known before a long download
     folder = resolve(args.model)
     model, tokenizer = Exaone4.from_pretrained(folder, device="cpu"), Tokenizer.from_pretrained(folder)
     print(export(model, tokenizer, args.out, args.type, Path(args.model).name))

@@ -269,9 +269,11 @@ def test_another_way_to_cut_texts_is_refused(change, toy_folder, tmp_path):
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_a_missing_package_is_named(toy_tokenizer, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_before_anything_is_downloaded(toy_tokenizer, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ValueError, match="gguf package.*pip install"):
+    assert main(["export", "nobody/nothing", "--out", str(tmp_path / "model.gguf")]) == 1
+    assert 'pip install "gguf>=0.19"' in capsys.readouterr().err
+    with pytest.raises(ValueError, match="package gguf.*pip install"):
         export(random_model(), toy_tokenizer, tmp_path / "model.gguf")
 
 
