@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -43,6 +44,7 @@ TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}  # of the d
 AUTO = dict(zip(DTYPES, ("f32", "bf16", "f16"), strict=True))
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # llama.cpp's numbers for what most matrices are
+ROWS = 4096  # of a matrix, to be rounded at once: bounds the memory of what is computed in between
 NORMAL = 1  # type of a token
 BLOCKS = 64  # with exactly so many llama.cpp lets layers slide
 ENDS = ("eos", "eot", "eom")  # llama.cpp's names for ids at which it stops
@@ -139,7 +141,8 @@ def octets(part: Part, gguf):
     if tensor.dtype == torch.uint8:
         return tensor.numpy()
     if part.kind not in FLOATS:
-        return gguf.quants.quantize(tensor.float().numpy(), gguf.GGMLQuantizationType[part.kind])
+        return numpy.concatenate([gguf.quants.quantize(rows.float().numpy(), gguf.GGMLQuantizationType[part.kind])
+                                  for rows in tensor.split(ROWS)])
     rounded = tensor.to(FLOATS[part.kind])
     if part.kind == "F16" and not rounded.isfinite().all():
         raise ValueError(f"{part.name} has numbers beyond float16's range: choose --type bf16")
