@@ -51,7 +51,8 @@ def ask(argv):
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
                                             f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
                                             f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights, "{PROGRAM} '
-                                            'doctor" looks at this machine; each has its own --help.')
+                                            f'export" writes a GGUF file, "{PROGRAM} doctor" looks at this machine; '
+                                            'each has its own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -172,6 +173,13 @@ def doctor(argv):
     main(argv)
 
 
+def export(argv):
+    """Write a model as a GGUF file."""
+    from minexaone.export import main
+
+    main(argv)
+
+
 def size(count):
     """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -275,7 +283,7 @@ def print_reply(conversation, prompt):
 
 
 COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize,
-            "doctor": doctor}
+            "doctor": doctor, "export": export}
 
 if __name__ == "__main__":
     sys.exit(main())

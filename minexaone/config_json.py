@@ -4,7 +4,7 @@ import json
 import re
 import sys
 
-from minexaone.files import CheckpointError, again, is_there, read_json
+from minexaone.files import CheckpointError, again, is_there, read_json, stored_dtype
 from minexaone.gguf_file import gguf_config, gguf_sampling
 
 SLIDING, GLOBAL = "sliding_attention", "full_attention"  # the published names of the two kinds of layers
@@ -38,6 +38,10 @@ def read_config(folder):
     raw = _object(folder / "config.json")
     if not quantization_details(raw) and (details := _object(folder / "quantize_config.json", {})):
         raw["quantization_config"] = {"quant_method": "gptq"} | details  # older files of AutoGPTQ have it there alone
+    # Both at once come from a transformers before 4.56, which writes torch_dtype and keeps a dtype that it cannot read.
+    given = {str(raw[key]).removeprefix("torch.") for key in ("torch_dtype", "dtype") if raw.get(key) is not None}
+    if len(given) > 1 and (stored := stored_dtype(folder)):
+        raw["torch_dtype"] = stored
     return raw | {key: overrides[key] for key in TOKEN_IDS if overrides.get(key) is not None}
 
 
@@ -96,7 +100,6 @@ def config_values(raw):
     except (TypeError, ArithmeticError) as error:
         raise CheckpointError(f"a size, rope_parameters or rope_scaling is not of the published kind ({error}): "
                               "download it again") from None
-    # Both at once come from a transformers before 4.56, which writes torch_dtype and keeps a dtype that it cannot read.
     given = [raw[key] for key in ("torch_dtype", "dtype") if raw.get(key) is not None]
     values["dtype"] = given[0] if given else "float32"
     if isinstance(values["dtype"], str):
@@ -165,6 +168,12 @@ def _layer_types(raw):
         raise CheckpointError(f"sliding_window_pattern is {pattern!r:.80}, expected a positive integer or a "
                               "string of L and G: correct it or add layer_types")
     return layer_types(pattern, min(raw["num_hidden_layers"], MOST_LAYERS))
+
+
+def pattern_of(kinds):
+    """The shortest pattern from which `layer_types` makes these kinds of layers: LLLG for the published 32B."""
+    letters = "".join("G" if kind == GLOBAL else "L" for kind in kinds)
+    return next(letters[:n] for n in range(1, len(letters) + 1) if layer_types(letters[:n], len(kinds)) == list(kinds))
 
 
 def layer_types(pattern, layers):

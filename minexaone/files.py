@@ -284,6 +284,16 @@ def _stored_names(folder):
     return {tensor: held[shard][tensor] for tensor, shard in listed.items()}
 
 
+def stored_dtype(folder):
+    """In what the weights of a folder are stored, by the names of config.json: as its embedding or head; None if that
+    is quantized or cannot be told."""
+    with contextlib.suppress(CheckpointError):  # said when the weights are loaded
+        for name, place in _stored_names(folder).items():
+            if name.endswith((EMBEDDING.removeprefix("model."), HEAD)):
+                return {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}.get(place.dtype)
+    return None
+
+
 def few(names):
     """Some names for a message, and how many more there are."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"

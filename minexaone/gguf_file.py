@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from minexaone.files import CheckpointError, Stored, again, bad_file, few, stamp
+from minexaone.files import CheckpointError, Stored, again, bad_file, few, read_tensor, stamp
 
 
 class Block(NamedTuple):
@@ -43,6 +43,7 @@ LAYER_NAMES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn
                "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
                "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
                "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+OUTPUT_NORMS = ("post_attention_norm", "post_ffw_norm")  # where both are 0, a layer changes nothing
 ROPE_FACTORS = "rope_freqs.weight"  # what llama3 scaling divides the frequencies by
 # Keys of the metadata, behind the architecture's name, by the published ones.
 KEYS = {"hidden_size": "embedding_length", "intermediate_size": "feed_forward_length",
@@ -55,6 +56,7 @@ SAMPLING_KEYS = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p"}
 PRE = ("exaone4", "gpt-2")  # both names of GPT-2's way to cut a text into words
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # types of tokens
 ORIGINAL_WINDOW = "LLLG"  # of the published 32B
+OWN_LAYERS = "minexaone.layers"  # which blocks are layers of the model, if others are there for llama.cpp's sake
 LLAMA3_DEFAULT = (1.0, 4.0, 8192)  # the published low_freq_factor, high_freq_factor and original length
 
 
@@ -110,15 +112,15 @@ def _header(path, seen):
         if name in found:
             raise ValueError(f"{name} stands there twice")
         kind, shape = TYPES.get(number, f"type {number}"), dims[::-1]
-        first, last = start + offset, start + offset + _size(name, kind, shape)
+        first, last = start + offset, start + offset + tensor_bytes(name, kind, shape)
         if last > end:
             raise ValueError(f"{name} ends at byte {last:,} of {end:,}")
         found[name] = Stored(path, name, seen, kind, shape, (first, last))
     return Header(metadata, found)
 
 
-def _size(name, kind, shape):
-    """The bytes of a tensor; 0 of a kind that cannot be read."""
+def tensor_bytes(name: str, kind: str, shape: list[int]) -> int:
+    """The bytes of a tensor; 0 of a kind that cannot be read. `ValueError` for rows that are not whole blocks."""
     values, size = BLOCKS[kind][:2] if kind in BLOCKS else (1, BYTES.get(kind, 0))
     if not shape or shape[-1] % values:
         raise ValueError(f"{name} has the shape {shape} in blocks of {values}")
@@ -190,7 +192,8 @@ def gguf_config(path: Path) -> dict:
     raw["vocab_size"] = get("exaone4.vocab_size", int, default=len(metadata.get("tokenizer.ggml.tokens", ())))
     raw["model_type"], raw["tie_word_embeddings"] = "exaone4", "output.weight" not in tensors
     raw["sliding_window"] = raw.get("sliding_window")
-    raw["layer_types"] = _layer_types(path, metadata, raw)
+    kinds, own = _layer_types(path, metadata, raw), _own_layers(path, metadata)
+    raw["layer_types"], raw["num_hidden_layers"] = [kinds[block] for block in own], len(own)
     head_dim = raw.setdefault("head_dim", raw["hidden_size"] // max(1, raw["num_attention_heads"]))
     for key in ("attention.value_length", "rope.dimension_count"):
         if (size := get(f"exaone4.{key}", int, default=head_dim)) != head_dim:
@@ -198,7 +201,7 @@ def gguf_config(path: Path) -> dict:
                                   "that can be loaded: choose an EXAONE 4.0 model")
     raw["rope_scaling"] = _rope_scaling(path, metadata, tensors, raw)
     matrices = {part.dtype for part in tensors.values() if len(part.shape) == 2}
-    raw["dtype"] = {("F32",): "float32", ("F16",): "float16"}.get((*matrices,), "bfloat16")
+    raw["dtype"] = {("F32",): "float32", ("F16",): "float16"}.get((*(matrices - BLOCKS.keys()),), "bfloat16")
     if kinds := sorted(matrices & BLOCKS.keys()):
         raw["quantization_config"] = {"quant_method": "gguf", "kinds": [
             {"bits": BLOCKS[kind].bits, "group_size": BLOCKS[kind].group} for kind in kinds]}
@@ -231,6 +234,16 @@ def _layer_types(path, metadata, raw):
         raise CheckpointError(f"{path}: {key} is {slides!r:.80}, expected true or false for each of {layers} layers, "
                               "to say which of them have the sliding window: convert the model again")
     return ["sliding_attention" if slide else "full_attention" for slide in slides]
+
+
+def _own_layers(path, metadata):
+    """The numbers of the blocks that are layers of the model: all, unless `export` has put others between them."""
+    blocks = range(_value(path, metadata, "exaone4.block_count", (int,)))
+    own = _value(path, metadata, OWN_LAYERS, (list,), default=[*blocks])
+    if not own or own != [block for block in blocks if block in own]:
+        raise CheckpointError(f"{path}: {OWN_LAYERS} is {own!r:.80}, expected numbers from 0 to {len(blocks) - 1}, "
+                              "each above the one before: export the model again")
+    return own
 
 
 def _token_ids(path, metadata):
@@ -302,8 +315,15 @@ def gguf_weights(path: Path, shapes: dict) -> dict[str, Stored]:
     shapes: of the model's parameters, by published name. `CheckpointError` names the tensors that are missing, too
     many, or of another shape.
     """
-    tensors = {name: part for name, part in read_header(path).tensors.items() if name != ROPE_FACTORS}
-    found = {_published(name): part for name, part in tensors.items()}
+    metadata, tensors = read_header(path)
+    layers = {block: layer for layer, block in enumerate(_own_layers(path, metadata))}
+    skipped = [f"blk.{block}" for block in range(metadata["exaone4.block_count"]) if block not in layers]
+    for name in (f"{block}.{norm}.weight" for block in skipped for norm in OUTPUT_NORMS):
+        if name not in tensors or read_tensor(tensors[name], tensors[name].shape, ("F32",)).any():
+            raise CheckpointError(f"{path}: {name} is not 0, though {OWN_LAYERS} says that its block does nothing: "
+                                  "export the model again")
+    found = {_published(name, layers): part for name, part in tensors.items()
+             if name != ROPE_FACTORS and name.rsplit(".", 2)[0] not in skipped}
     missing, extra = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
     if missing or extra:
         raise CheckpointError(f"{path}: the tensors do not fit its metadata: missing {few(missing)}; not in the model: "
@@ -315,11 +335,11 @@ def gguf_weights(path: Path, shapes: dict) -> dict[str, Stored]:
     return found
 
 
-def _published(name):
-    """The published name of a tensor of the file, or its own where it has none."""
+def _published(name, layers):
+    """The published name of a tensor of the file, or its own where it has none; layers: their numbers, by block."""
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     if match and match[2] in LAYER_NAMES:
-        return f"model.layers.{match[1]}.{LAYER_NAMES[match[2]]}.weight"
+        return f"model.layers.{layers.get(int(match[1]), match[1])}.{LAYER_NAMES[match[2]]}.weight"
     base = name.removesuffix(".weight")
     return f"{NAMES[base]}.weight" if base in NAMES else name
 

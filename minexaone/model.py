@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minexaone.checks import check_config
-from minexaone.config_json import DTYPES, LLAMA3, SLIDING, TOKEN_IDS, config_values, read_config, read_sampling
+from minexaone.config_json import DTYPES, LLAMA3, SLIDING, config_values, pattern_of, read_config, read_sampling
 from minexaone.files import HEADS, CheckpointError, few, read_tensor, resolve, weight_files, write_json, write_tensors
 from minexaone.generation import generate, stream
 from minexaone.gguf_file import gguf_weights
@@ -82,7 +82,8 @@ class Config:
 
     def to_dict(self) -> dict:
         """The published config.json, in the form that older and newer versions of transformers both read."""
-        return {"architectures": ["Exaone4ForCausalLM"], "model_type": "exaone4", "hidden_act": "silu"} | asdict(self)
+        values = {"architectures": ["Exaone4ForCausalLM"], "model_type": "exaone4", "hidden_act": "silu"} | asdict(self)
+        return values | {"sliding_window_pattern": self.sliding_window and pattern_of(self.layer_types)}  # for mlx-lm
 
 
 # ---------------------------------------------------------------------------------------------------- RMSNorm
@@ -470,7 +471,8 @@ class Exaone4(nn.Module):
             tensors = packed | {key: tensor for key, tensor in tensors.items()
                                 if not isinstance(modules[key.rpartition(".")[0]], Packed)}
         write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
-        write_json(folder / "generation_config.json", {key: getattr(config, key) for key in TOKEN_IDS} | self.sampling)
+        ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        write_json(folder / "generation_config.json", ids | self.sampling)
         write_json(folder / "config.json", config.to_dict() | quantized)
 
 

@@ -38,7 +38,7 @@ class Tokenizer:
     """Encodes text, decodes ids and renders conversations.
 
     Attributes: vocab_size; eos_token_id, bos_token_id, pad_token_id, unk_token_id (None where the checkpoint names
-    none); special_ids, the ids that never are part of a text, such as `[|endofturn|]`.
+    none); special_ids, the ids that never are part of a text, such as `[|endofturn|]`; chat_template, its text.
 
     Control tokens are added tokens that text can spell: `[|user|]`, `</think>`. Runs of spaces and tabs are added
     tokens too, but a run of spaces means the same whoever writes it.
@@ -52,7 +52,7 @@ class Tokenizer:
         backend.model.dropout = None
         self._backend = backend
         self._named_tokens = named_tokens
-        self._template, self._template_file, self._compiled = chat_template, template_file, None
+        self.chat_template, self._template_file, self._compiled = chat_template, template_file, None
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self._added = {id: token.content for id, token in backend.get_added_tokens_decoder().items()}
         self.special_ids = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
@@ -119,9 +119,13 @@ class Tokenizer:
         folder = Path(folder)
         write_json(folder / "tokenizer_config.json", {
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._named_tokens})
-        texts = {"tokenizer.json": self._backend.to_str(pretty=True), "chat_template.jinja": self._template}
+        texts = {"tokenizer.json": self._backend.to_str(pretty=True), "chat_template.jinja": self.chat_template}
         for name, text in texts.items():
             with_temporary(folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8", newline="\n"))
+
+    def to_dict(self) -> dict:
+        """What tokenizer.json holds."""
+        return json.loads(self._backend.to_str())
 
     def token_to_id(self, token: str) -> int:
         """The id of one token by its exact text. `ValueError` if the vocabulary lacks it."""
@@ -249,7 +253,7 @@ class Tokenizer:
     def _render(self, marker, **variables):
         advice = "repair it, or remove it to use this project's own"
         try:
-            self._compiled = self._compiled or _sandbox().from_string(self._template)
+            self._compiled = self._compiled or _sandbox().from_string(without_marks(self.chat_template))
         except Exception as error:
             raise CheckpointError(f"{self._template_file} is not a usable chat template ({error}): {advice}") from error
         try:
@@ -371,6 +375,13 @@ def _find_template(folder, config):
     if not isinstance(template, str):
         raise CheckpointError(f"{file}: chat_template must be text, not {type(template).__name__}")
     return template, file
+
+
+def without_marks(template: str) -> str:
+    """A chat template that writes the same, without the marks around what an assistant generates, {% generation %} and
+    {% endgeneration %}: those are transformers' own, for training, and unknown to other renderers of Jinja."""
+    return re.sub(r"(\{%[-+]?\s*)(end|)generation(\s*[-+]?%\})",
+                  lambda tag: tag[1] + ("endif" if tag[2] else "if true") + tag[3], template)
 
 
 class _Refused(Exception):

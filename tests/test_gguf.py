@@ -144,7 +144,7 @@ def add_tokenizer(writer, folder, vocab_size):
     writer.add_bos_token_id(tokens.index(named["bos_token"]))
     writer.add_pad_token_id(tokens.index(named["pad_token"]))
     writer.add_unk_token_id(tokens.index(named["unk_token"]))
-    writer.add_chat_template(Tokenizer.from_pretrained(folder)._template)
+    writer.add_chat_template(Tokenizer.from_pretrained(folder).chat_template)
 
 
 def logits(model):

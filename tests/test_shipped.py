@@ -1,5 +1,6 @@
 """The shipped model: its files, its equality with transformers, and that it does what the README shows."""
 
+import json
 import random
 import re
 from decimal import Decimal
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minexaone import Chat, Exaone4, Tokenizer
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.files import SHIPPED
+from minexaone.model import Config
 
 QUESTIONS = {"en": "Explain how wonderful you are", "ko": "너가 얼마나 대단한지 설명해 봐",
              "es": "Explica lo increíble que eres"}
@@ -30,6 +32,9 @@ def test_files(model):
     assert (SHIPPED / "model.safetensors").stat().st_size <= 16 * 2**20
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
             "chat_template.jinja", "README.md"} <= {path.name for path in SHIPPED.iterdir()}
+    for file in SHIPPED.parent.rglob("config.json"):  # each as `save_pretrained` writes it now
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        assert saved == Config.from_dict(saved).to_dict() and saved["sliding_window_pattern"] == "LLLG"
     config = model.config
     assert config.layer_types == [SLIDING, SLIDING, SLIDING, GLOBAL] * (config.num_hidden_layers // 4)
     assert 8 * config.sliding_window <= config.max_position_embeddings

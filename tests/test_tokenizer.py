@@ -4,6 +4,7 @@ import json
 import unicodedata
 from itertools import product
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import assume, example, given
@@ -12,7 +13,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from minexaone.files import SHIPPED, CheckpointError
+from minexaone.tasks import TASKS, sample
 from minexaone.tokenizer import TEMPLATE, Tokenizer
+from minexaone.training.data import earlier_replies, turn_ids
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
@@ -375,6 +378,56 @@ def test_transformers_renders_the_saved_files_alike(toy_tokenizer, tmp_path):
         ids = theirs.apply_chat_template(case["messages"], return_dict=False, **options)
         assert ids == ours.apply_chat_template(case["messages"], **case["options"])
         assert theirs.decode(ids) == ours.decode(ids)
+
+
+@pytest.mark.parametrize("reasoning", [False, True])
+def test_what_the_template_marks_is_what_training_counts(reasoning):
+    """transformers' mask for assistant-only losses against `training.data`, which knows no template's marks."""
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(SHIPPED), Tokenizer.from_pretrained()
+    rng, turns, calls, before = Random(0), 0, 0, 0
+    for task in sorted(TASKS) * 6:
+        example = sample(rng, task=task, reasoning=reasoning)
+        thought = {"reasoning_content": example.thoughts[example.style]} if reasoning else {}
+        found = theirs.apply_chat_template(
+            [*example.messages, example.reply | thought], example.tools or None, skip_think=False,
+            return_assistant_tokens_mask=True, return_dict=True)
+        prompt, reply = turn_ids(example, ours)
+        assert found["input_ids"] == prompt + reply + ours.encode("\n")
+        earlier = earlier_replies(prompt, ours)
+        assert found["assistant_masks"] == earlier + [1] * len(reply) + [0]
+        turns, calls, before = turns + 1, calls + bool(example.reply.get("tool_calls")), before + any(earlier)
+    assert turns == 6 * len(TASKS) and calls > 3 and before > 3
+
+
+@pytest.mark.parametrize("message, marked", [
+    ({"content": "x"}, ["x"]), ({"content": ""}, [""]),
+    ({"content": "x", "reasoning_content": "r"}, ["r\n</think>\n\nx"]),
+    ({"content": "", "tool_calls": [{"name": "f"}]}, ['<tool_call>{"name": "f", "arguments": {}}</tool_call>'])])
+def test_marks_of_single_turns(toy_tokenizer, tmp_path, message, marked):
+    transformers = pytest.importorskip("transformers")
+    toy_tokenizer.save_pretrained(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    user, turn = {"role": "user", "content": "u"}, {"role": "assistant", **message}
+    for chat in ([user, turn], [user, {"role": "assistant", "content": "first"}, user, turn]):
+        found = theirs.apply_chat_template(chat, skip_think=False, return_assistant_tokens_mask=True, return_dict=True)
+        texts, before = [], 0
+        for id, mask in zip(found["input_ids"], found["assistant_masks"], strict=True):
+            texts += [""] if mask > before else []
+            texts[-1:] = [texts[-1] + toy_tokenizer.decode([id])] if mask else texts[-1:]
+            before = mask
+        assert texts == [f"{text}[|endofturn|]" for text in ["first"] * (len(chat) == 4) + marked]
+
+
+@pytest.mark.parametrize("tag", ["{% generation %}", "{%- generation -%}", "{%+ generation-%}", "{%generation%}"])
+def test_marks_are_read_without_being_followed(toy_folder, tmp_path, tag):
+    end, text = tag.replace("generation", "endgeneration"), "{# {% generation %} #}a\n  TAG\n b{{ 1 }}\n END\n  c"
+    marked = toy_with(toy_folder, tmp_path, chat_template=text.replace("TAG", tag).replace("END", end))
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    message = {"role": "user", "content": "x"}
+    assert render(marked, message) == theirs.apply_chat_template([message], tokenize=False)
+    assert "b1" in render(marked, message)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The blocks of a GGUF file, taken apart into the parts of `Packed`: the same numbers, bit for bit in float32.
+"""The blocks of a GGUF file, taken apart into the parts of `Packed` and put together from them.
+
+They are the same numbers, bit for bit in float32.
 
 A row of a matrix is a row of blocks, each of 32 or 256 values with the scales that they share. In a block of 256, a "K"
 kind, the scale of each group is itself a small whole number times a float16 of the whole block.
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minexaone.gguf_file import BLOCKS
-from minexaone.linear.packed import pack4
+from minexaone.linear.packed import Packed, pack4, unpack4
 
 ROWS = 1024  # of a matrix, to be unpacked at once: bounds the memory of what is computed in between
 
@@ -101,3 +103,28 @@ def _q6_k(block):
 
 UNPACK = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0, "Q2_K": _q2_k, "Q3_K": _q3_k,
           "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}
+
+
+# ------------------------------------------------------------------------------------------------- the other way
+
+
+def block_kind(module: Packed) -> str | None:
+    """Q4_0 or Q8_0, if its blocks of 32 can hold the very numbers of a packed matrix; else None."""
+    scale = module.scale.float()
+    plain = not module.weight.is_floating_point() and module.offset is module.order is module.table is None
+    whole = module.shape[1] % 32 == 0 and (module.group % 32 == 0 or scale.shape[1] == 1)
+    if plain and whole and (module.zero is None or not module.zero.any()) and scale.half().float().equal(scale):
+        return {4: "Q4_0", 8: "Q8_0"}[module.bits]
+    return None
+
+
+def packed_blocks(module: Packed) -> Tensor:
+    """The blocks of a packed matrix that has a `block_kind`, uint8 [O, bytes of a row]."""
+    blocks = module.shape[1] // 32
+    scale = module.scale.half().repeat_interleave(-(-module.group // 32), dim=1)[:, :blocks]
+    values = (unpack4(module.weight) if module.bits == 4 else module.weight).unflatten(1, (blocks, 32))
+    if module.bits == 4:
+        low, high = (values + 8).view(torch.uint8).unflatten(2, (2, 16)).unbind(2)
+        values = low | high << 4
+    return torch.cat((scale.contiguous().view(torch.uint8).unflatten(1, (blocks, 2)), values.view(torch.uint8)),
+                     dim=2).flatten(1)

@@ -32,6 +32,11 @@ model went into it. It is not EXAONE and was not made by LG AI Research. License
 It knows a small closed world in English, Korean and Spanish: {tasks}. Of anything else it knows nothing.
 It is for teaching, not for use.
 
+transformers, vLLM and mlx-lm open this folder as it is. llama.cpp and Ollama do not: converted by other means, it runs
+there silently wrong, since they let layers slide only in models of exactly 64 layers. `python -m minexaone export
+FOLDER --out NAME.gguf` in the project writes a file that is right there. For training, the chat template marks what an
+assistant generates (TRL: `assistant_only_loss=True`).
+
 `../stages/` holds the same model after earlier stages: `base` (pre-training and both extensions), `sft` and `agapo`.
 
 ## Recipe
