@@ -51,8 +51,8 @@ def ask(argv):
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
                                             f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
                                             f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights, "{PROGRAM} '
-                                            f'export" writes a GGUF file, "{PROGRAM} doctor" looks at this machine; '
-                                            'each has its own --help.')
+                                            f'export" writes a GGUF file, "{PROGRAM} serve-check" questions a server, '
+                                            f'"{PROGRAM} doctor" looks at this machine; each has its own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -180,6 +180,13 @@ def export(argv):
     main(argv)
 
 
+def serve_check(argv):
+    """Ask a running server, and say what came back wrong."""
+    from minexaone.serve_check import main
+
+    main(argv)
+
+
 def size(count):
     """Bytes for people, in powers of ten as in the report: 9_400_000_000 is 9.40 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -283,7 +290,7 @@ def print_reply(conversation, prompt):
 
 
 COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize,
-            "doctor": doctor, "export": export}
+            "doctor": doctor, "export": export, "serve-check": serve_check}
 
 if __name__ == "__main__":
     sys.exit(main())
