@@ -36,8 +36,9 @@ def ask(argv):
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
                                      epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
                                             f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
-                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights; each has '
-                                            'its own --help.')
+                                            f'evaluate" scores it, "{PROGRAM} finetune" trains it on your '
+                                            f'conversations, "{PROGRAM} quantize" rounds its weights; each has its '
+                                            'own --help.')
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -142,6 +143,13 @@ def evaluate(argv):
     main(argv)
 
 
+def finetune(argv):
+    """Train an adapter on conversations."""
+    from minexaone.training.finetune import main
+
+    main(argv)
+
+
 def quantize(argv):
     """Write a model with its layers in 4 or 8 bits."""
     from minexaone.quantize import main
@@ -161,6 +169,8 @@ def add_options(parser):
     """The options that `ask` and `chat` share."""
     parser.add_argument("--model", help="folder or hub id, as LGAI-EXAONE/EXAONE-4.0-1.2B (the shipped model)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter, as `finetune` and PEFT write it; merged "
+                        "for --fast, --int8, --int4")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto: as stored (auto)")
     parser.add_argument("--fast", action="store_true", help="compile first, seconds on CUDA and longer on a CPU "
@@ -197,6 +207,12 @@ def load_chat(options):
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
     model = Exaone4.from_pretrained(folder, options.dtype, options.device)
+    if options.adapter:
+        from minexaone.linear.lora import load_adapter, merge_lora
+
+        load_adapter(model, options.adapter)
+        if options.bits or options.fast:  # neither knows of a second product
+            merge_lora(model)
     if options.bits:
         from minexaone.linear.rounding import quantize
 
@@ -233,7 +249,8 @@ def print_reply(conversation, prompt):
         print(f"minexaone: {note}", file=sys.stderr)
 
 
-COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize}
+COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "finetune": finetune,
+            "quantize": quantize}
 
 if __name__ == "__main__":
     sys.exit(main())
