@@ -195,16 +195,15 @@ def mean_loss(model: Exaone4, documents: list[Document], tokens: int) -> float:
 
 
 def sampled(model: Exaone4, tokenizer: Tokenizer, document: Document) -> str:
-    """The end of a document's prompt and the beginning of the model's own reply, in one line."""
-    size = document.weights.index(1.0)
-    reply = model.generate(document.ids[:size], max_new_tokens=SAMPLE)
-    prompt, answer = (" ".join(tokenizer.decode(ids, skip_special_tokens=True).split())
-                      for ids in (document.ids[:size], reply))
-    return f"… {prompt[-60:]} → {answer}"
+    """The end of what a document asks and the beginning of the model's own reply, in one line."""
+    prompt = document.ids[:document.weights.index(1.0)]
+    asked, answer = (" ".join(tokenizer.decode(ids, skip_special_tokens=True).split())
+                     for ids in (prompt, model.generate(prompt, max_new_tokens=SAMPLE)))
+    return f"… {asked.rpartition(' <think>')[0][-60:]} → {answer}"
 
 
 def finetune(source, data: Path, out: Path, *, rank=16, alpha=32.0, targets=TARGETS, bits: int | None = None, epochs=3,
-             tokens=2048, learning_rate=1e-3, share=0.1, seed=0, device="auto") -> str:
+             tokens=512, learning_rate=1e-3, share=0.1, seed=0, device="auto") -> str:
     """Train an adapter, write it to `out` in PEFT's form, and say in a line what came of it. See `main`.
 
     A run that was killed goes on from its last checkpoint, with the same arguments.
@@ -287,8 +286,8 @@ def main(argv=None):
     parser.add_argument("--targets", default=",".join(TARGETS), help="which projections learn (all seven of a layer)")
     parser.add_argument("--bits", type=int, choices=(4, 8), help="round the frozen weights first, to save memory")
     parser.add_argument("--epochs", type=int, default=3, help="passes over the conversations (3)")
-    parser.add_argument("--tokens", type=int, default=2048, help="in a step, but at least the longest reply with its "
-                        "prompt (2048)")
+    parser.add_argument("--tokens", type=int, default=512, help="in a step, but at least the longest reply with its "
+                        "prompt; more are quicker on a GPU (512)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its peak, after a warm-up (0.001)")
     parser.add_argument("--held-out", type=float, default=0.1, metavar="SHARE", help="of the conversations, never "
                         "learnt; 0 is none (0.1)")
