@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -81,13 +82,13 @@ def theirs(config: Config, ids: torch.Tensor, steps: int, device: torch.device):
 VERSIONS = {"ours": lambda *args: ours(*args, None), "int4": lambda *args: ours(*args, 4), "peft": theirs}
 
 
-def measure(version: str, config: Config, rows: int, length: int, steps: int, device: torch.device) -> dict:
+def measure(name: str, config: Config, rows: int, length: int, steps: int, device: torch.device) -> dict:
     """A row of results. peak_bytes: everything, from the weights on."""
     torch.manual_seed(0)
     ids = torch.randint(0, config.vocab_size, (rows, length + 1), generator=torch.Generator().manual_seed(0))
-    times, loss = VERSIONS[version](config, ids, steps, device)
+    times, loss = VERSIONS[name](config, ids, steps, device)
     seconds = [after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1:], strict=False)]
-    return {"version": version, "rows": rows, "length": length, "seconds": seconds, "loss": loss,
+    return {"version": name, "rows": rows, "length": length, "seconds": seconds, "loss": loss,
             "tokens_per_s": rows * length / statistics.median(seconds), "peak_bytes": peak_memory(device)}
 
 
@@ -110,19 +111,17 @@ def main(argv=None):
     if options.steps < WARM_UP + 2:
         parser.error(f"--steps must be at least {WARM_UP + 2}")
     batches, lengths = (numbers(parser, name, getattr(options, name)) for name in ("rows", "length"))
-    config = SHAPES.get(options.shape) or Config.from_dict(read_config(resolve(options.shape, weights=False)))
+    try:
+        config = SHAPES.get(options.shape) or Config.from_dict(read_config(resolve(options.shape, weights=False)))
+        software = {name: version(name) for name in ("torch", *(("peft", "transformers") if "peft" in names else ()))}
+    except (ValueError, ImportError) as error:
+        parser.exit(1, f"minexaone.bench_lora: {error}\n")
     if options.alone:
         print(json.dumps(measure(names[0], config, batches[0], lengths[0], options.steps, device)))
         return
     report = {"command": f"python -m minexaone.bench_lora {' '.join(sys.argv[1:] if argv is None else argv)}",
-              "hardware": hardware(device), "software": {"python": platform.python_version(),
-                                                         "torch": torch.__version__},
+              "hardware": hardware(device), "software": {"python": platform.python_version(), **software},
               "model": options.shape, "config": asdict(config), "rank": RANK, "results": []}
-    if "peft" in names:
-        import peft
-        import transformers
-
-        report["software"] |= {"peft": peft.__version__, "transformers": transformers.__version__}
     for rows in batches:
         for length in lengths:
             for name in names:

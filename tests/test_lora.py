@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,25 @@ def test_a_packed_base_refuses_to_be_merged_and_stays_as_it_was():
     assert len(lora_layers(model)) == 4
     off, exact = model(IDS) - EXPECTED["layers"], EXPECTED["layers"]
     assert off.std() < 0.05 * exact.std()
+
+
+def test_a_model_with_an_adapter_can_be_rounded():
+    for name in ADAPTERS:
+        model = quantize(adapted(name), 8)
+        assert all(isinstance(layer.base, PackedLinear) for layer in lora_layers(model).values())
+        assert (model(IDS) - EXPECTED[name]).std() < 0.05 * EXPECTED[name].std()
+
+
+def test_a_head_of_its_own_takes_an_adapter(tmp_path):
+    torch.manual_seed(0)
+    model = Exaone4(replace(base().config, tie_word_embeddings=False)).eval()
+    add_lora(model, 4, 8, ["q_proj", "lm_head"])
+    assert list(lora_layers(model))[-1] == "lm_head"
+    nn.init.normal_(model.lm_head.lora_B)
+    expected = model(IDS)
+    save_adapter(model, tmp_path)
+    assert "base_model.model.lm_head.lora_A.weight" in load_file(tmp_path / "adapter_model.safetensors")
+    torch.testing.assert_close(merge_lora(model)(IDS), expected, atol=1e-5, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ the folder

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,6 +22,7 @@ from minexaone.linear.lora import CONFIG, TARGETS, add_lora, save_adapter
 from minexaone.linear.packed import Packed
 from minexaone.linear.rounding import quantize
 from minexaone.model import Exaone4
+from minexaone.scoring.rollouts import ranks
 from minexaone.tokenizer import REASONING_KEYS, Tokenizer
 from minexaone.tools import checked_json
 from minexaone.training.loop import Recipe, fit
@@ -117,17 +119,15 @@ def reply_documents(conversation: Conversation, tokenizer: Tokenizer) -> list[Do
     thoughts. A control token in the messages is text, as in `Chat`.
     """
     messages, documents = conversation.messages, []
+    render = partial(tokenizer.apply_chat_template, tools=conversation.tools)
+    end = tokenizer.decode([tokenizer.eos_token_id])
     for n in (n for n, learnt in enumerate(_learnt(messages)) if learnt):
-        def render(upto, conversation=conversation, **options):
-            return tokenizer.apply_chat_template(upto, conversation.tools, **options)
-
         reasoning = _reasoning(messages[n])
         plain = {key: value for key, value in messages[n].items() if key not in REASONING_KEYS}
         before = render(messages[:n], tokenize=False)
         whole = render([*messages[:n], plain], tokenize=False, add_generation_prompt=False)
-        end = tokenizer.decode([tokenizer.eos_token_id])
-        text = whole.removeprefix(before).rstrip("\n").removesuffix(end)
-        if whole != before + text + end + whole[len(whole.rstrip("\n")):]:
+        text, ended, rest = whole.removeprefix(before).rpartition(end)
+        if not whole.startswith(before) or not ended or rest.strip():
             raise ValueError(f"message {n + 1}: the chat template does not write the reply behind its prompt")
         reply = tokenizer.encode(f"{reasoning}\n</think>\n\n{text}" if reasoning else text)
         if found := tokenizer.special_ids.intersection(reply):
@@ -138,22 +138,6 @@ def reply_documents(conversation: Conversation, tokenizer: Tokenizer) -> list[Do
     return documents
 
 
-def all_documents(path: Path, conversations: list[Conversation], tokenizer: Tokenizer, context: int
-                  ) -> list[list[Document]]:
-    """The documents of each conversation. `ValueError` names the line of one that is too long or that the template
-    refuses."""
-    found = []
-    for conversation in tqdm(conversations, desc="reading", unit="conversation", disable=None):
-        try:
-            documents = reply_documents(conversation, tokenizer)
-            if (longest := max(len(document.ids) for document in documents)) > context:
-                raise ValueError(f"it has {longest:,} tokens, the context holds {context:,}: shorten or remove it")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {conversation.line}: {error}") from None
-        found.append(documents)
-    return found
-
-
 def held_out(conversations: list[Conversation], share: float) -> list[bool]:
     """Which conversations are held out: those whose hash is low, about this share, but one of several in any case.
 
@@ -162,6 +146,25 @@ def held_out(conversations: list[Conversation], share: float) -> list[bool]:
     keys = [conversation.key for conversation in conversations]
     limit = max(share * 2**64, min(keys) + 1 if share and len(set(keys)) > 1 else 0)
     return [key < limit for key in keys]
+
+
+def split_documents(path: Path, conversations: list[Conversation], tokenizer: Tokenizer, context: int, share: float
+                    ) -> tuple[list[Document], list[Document]]:
+    """(documents to learn, documents held out). `ValueError` names the line of a conversation that is too long or that
+    the template refuses, or says that nothing is left to learn."""
+    sides = [], []
+    rows = zip(conversations, held_out(conversations, share), strict=True)
+    for conversation, apart in tqdm(rows, "reading", len(conversations), unit="conversation", disable=None):
+        try:
+            documents = reply_documents(conversation, tokenizer)
+            if (longest := max(len(document.ids) for document in documents)) > context:
+                raise ValueError(f"it has {longest:,} tokens, the context holds {context:,}: shorten or remove it")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {conversation.line}: {error}") from None
+        sides[apart].extend(documents)
+    if not sides[False]:
+        raise ValueError(f"{path} has nothing left to train on: lower --held-out, or write more conversations")
+    return sides
 
 
 # --------------------------------------------------------------------------------------------------- training
@@ -210,22 +213,19 @@ def finetune(source, data: Path, out: Path, *, rank=16, alpha=32.0, targets=TARG
     """
     conversations, folder = read_conversations(data), resolve(source)
     tokenizer, device = Tokenizer.from_pretrained(folder), prepare(device)
+    if ranks()[1] > 1:
+        raise ValueError("finetune trains in one process: start it without torchrun")
     model = Exaone4.from_pretrained(folder, "bfloat16" if device.type == "cuda" else "float32", device)
-    found = all_documents(data, conversations, tokenizer, model.config.max_position_embeddings)
-    out_of_training = held_out(conversations, share)
-    kept, watched = ([document for documents, apart in zip(found, out_of_training, strict=True) if apart == side
-                      for document in documents] for side in (False, True))
-    if not kept:
-        raise ValueError(f"{data} has nothing left to train on: lower --held-out, or write more conversations")
-    tokens = max(tokens, *(len(document.ids) - 1 for document in kept + watched))
-    steps = plan(kept, tokens, epochs, seed)
+    learnt, watched = split_documents(data, conversations, tokenizer, model.config.max_position_embeddings, share)
+    tokens = max(tokens, *(len(document.ids) - 1 for document in learnt + watched))
+    steps = plan(learnt, tokens, epochs, seed)
     if bits and any(isinstance(module, Packed) for module in model.modules()):
         raise ValueError("the model is quantized already: leave --bits out")
     if bits:
         quantize(model, bits)
     torch.manual_seed(seed)
     add_lora(model, rank, alpha, targets)
-    told = (f"{len(conversations)} conversations: {len(kept)} replies to learn in {len(steps)} steps of up to "
+    told = (f"{len(conversations)} conversations: {len(learnt)} replies to learn in {len(steps)} steps of up to "
             f"{tokens:,} tokens, {len(watched)} held out by a hash of their lines")
     identity = {"model": str(source or "shipped"), "data": hashlib.sha256(data.read_bytes()).hexdigest(), "rank": rank,
                 "alpha": alpha, "targets": list(targets), "bits": bits, "epochs": epochs, "tokens": tokens,
@@ -242,20 +242,20 @@ def finetune(source, data: Path, out: Path, *, rank=16, alpha=32.0, targets=TARG
                     loss = mean_loss(model, watched, tokens)
                     sample = sampled(model, tokenizer, watched[0])
                     tqdm.write(f"after {step} steps: held-out loss {loss:.4f}; {sample}")
-                batch, = pack([kept[n] for n in steps[step]], tokens, tokens)
+                batch, = pack([learnt[n] for n in steps[step]], tokens, tokens)
                 batch.weights /= batch.weights.sum()
                 yield [batch], {"held_out": loss} if watched else {}
 
         recipe = Recipe(len(steps), learning_rate, weight_decay=0.0, save_every=max(1, len(steps) // LOOKS))
         log = fit(model, draw, likelihood_loss, recipe, out, "finetune")
         after = mean_loss(model, watched, tokens) if watched else None
-        save_adapter(model, out, None if source is None else str(source))
         write_json(out / "finetune.json", identity | {"held_out_before": before, "held_out_after": after, "log": log})
+        save_adapter(model, out, None if source is None else str(source))  # last: it says that the run is complete
         (out / "finetune.state.safetensors").unlink()
     if watched:
         tqdm.write(sampled(model, tokenizer, watched[0]))
     fall = f"held-out loss {before:.4f}, now {after:.4f}; " if watched else ""
-    return f"{out}: {fall}{log['tokens'] / log['seconds']:,.0f} tokens/s; use it with --adapter {out}"
+    return f"{out}: {fall}{log['tokens'] / max(log['seconds'], 0.1):,.0f} tokens/s; use it with --adapter {out}"
 
 
 def _begin(out, identity):
