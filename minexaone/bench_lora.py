@@ -24,9 +24,10 @@ from minexaone.config_json import read_config
 from minexaone.files import resolve, write_json
 from minexaone.linear.lora import TARGETS, add_lora
 from minexaone.linear.rounding import quantize
-from minexaone.model import Config, pick_device
+from minexaone.model import Config
 from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Document, likelihood_loss, pack
+from minexaone.training.run import prepare
 
 RANK, ALPHA, RATE = 16, 32, 1e-3
 WARM_UP = 3  # steps not counted: they compile
@@ -105,7 +106,7 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # one version, its row as JSON
     options = parser.parse_args(argv)
-    names, device = options.versions.split(","), pick_device(options.device)
+    names, device = options.versions.split(","), prepare(options.device)
     if unknown := set(names) - VERSIONS.keys():
         parser.error(f"unknown version {', '.join(sorted(unknown))}: choose from {', '.join(VERSIONS)}")
     if options.steps < WARM_UP + 2:
