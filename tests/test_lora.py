@@ -317,7 +317,7 @@ def test_what_cannot_be_added_or_saved(tmp_path):
     model = base()
     for options, words in (({"rank": 0}, "rank is 0"), ({"rank": 2.5}, "rank is 2.5"), ({"alpha": 0}, "alpha 0"),
                            ({"targets": ["q_proj", "query"]}, "targets name query, expected some of down_proj, gate_"),
-                           ({"targets": ["lm_head"]}, "targets name lm_head"),
+                           ({"targets": ["lm_head"]}, "targets name lm_head"), ({"targets": []}, "targets name none"),
                            ({"targets": ["proj"]}, "targets name proj")):
         with pytest.raises(ValueError, match=words):
             add_lora(model, **options)

@@ -114,7 +114,8 @@ def add_lora(model: nn.Module, rank: int = 16, alpha: float = 32, targets=TARGET
         raise ValueError(f"the model has an adapter already ({next(iter(have))}): merge_lora(model) first")
     found = {name: module for name, module in linear_layers(model).items()
              if any(f".{name}".endswith(f".{target}") for target in targets)}
-    if missing := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)]:
+    missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)]
+    if missing or not found:
         kinds = sorted({name.rpartition(".")[2] for name in linear_layers(model)})
         raise ValueError(f"targets name {few(missing)}, expected some of {', '.join(kinds)}")
     model.requires_grad_(False)
