@@ -48,11 +48,9 @@ def alone_to_speak():
 def ask(argv):
     """Answer one prompt."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Answer a prompt with EXAONE 4.0 or the shipped model.",
-                                     epilog=f'Other commands: "{PROGRAM} chat" holds a conversation, "{PROGRAM} info" '
-                                            f'describes a model, "{PROGRAM} bench" measures its speed, "{PROGRAM} '
-                                            f'evaluate" scores it, "{PROGRAM} quantize" rounds its weights, "{PROGRAM} '
-                                            f'export" writes a GGUF file, "{PROGRAM} serve-check" questions a server, '
-                                            f'"{PROGRAM} doctor" looks at this machine; each has its own --help.')
+                                     epilog="Other commands, each with its own --help: " + "; ".join(
+                                         f"{name}: {function.__doc__[0].lower()}{function.__doc__[1:-1]}"
+                                         for name, function in COMMANDS.items()) + ".")
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     options = add_options(parser).parse_args(argv)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -159,6 +157,13 @@ def evaluate(argv):
     main(argv)
 
 
+def finetune(argv):
+    """Train an adapter on conversations."""
+    from minexaone.training.finetune import main
+
+    main(argv)
+
+
 def quantize(argv):
     """Write a model with its layers in 4 or 8 bits."""
     from minexaone.quantize import main
@@ -199,6 +204,8 @@ def add_options(parser):
     """The options that `ask` and `chat` share."""
     parser.add_argument("--model", help="folder or hub id, as LGAI-EXAONE/EXAONE-4.0-1.2B (the shipped model)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter, as `finetune` and PEFT write it; merged "
+                        "for --fast, --int8, --int4")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto: as stored (auto)")
     parser.add_argument("--fast", action="store_true", help="compile first, seconds on CUDA and longer on a CPU "
@@ -235,12 +242,18 @@ def load_chat(options):
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if options.bits:
-            raise ValueError("rounded weights cannot be divided among processes: leave out --int8 and --int4")
+        if options.bits or options.adapter:
+            raise ValueError("under torchrun a model stays as it is stored: leave out --int8, --int4 and --adapter")
         model = divided(folder, options.dtype, options.device)
         options.seed = options.seed or 0  # all processes draw the same
     else:
         model = Exaone4.from_pretrained(folder, options.dtype, options.device)
+    if options.adapter:
+        from minexaone.linear.lora import load_adapter, merge_lora
+
+        load_adapter(model, options.adapter)
+        if options.bits or options.fast:  # neither knows of a second product
+            merge_lora(model)
     if options.bits:
         from minexaone.linear.rounding import quantize
 
@@ -289,8 +302,8 @@ def print_reply(conversation, prompt):
         print(f"minexaone: {note}", file=sys.stderr)
 
 
-COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "quantize": quantize,
-            "doctor": doctor, "export": export, "serve-check": serve_check}
+COMMANDS = {"chat": chat, "info": info, "bench": bench, "evaluate": evaluate, "finetune": finetune,
+            "quantize": quantize, "export": export, "serve-check": serve_check, "doctor": doctor}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -74,8 +74,8 @@ def again(path):
 def other_format(folder):
     """What to do with a folder that holds something else than a checkpoint; None if that cannot be told."""
     if any((folder / f"adapter_{name}").exists() for name in ("config.json", "model.safetensors")):
-        return ("the folder holds a LoRA adapter: merge it into its base model (peft: merge_and_unload, then "
-                "save_pretrained) and name that folder, or take the adapter's files out")
+        return ("the folder holds a LoRA adapter: name its base model, and this folder with --adapter (in Python "
+                "load_adapter), or merge them with peft, or take the adapter's files out")
     if files := sorted(folder.glob("*.gguf")):
         return f"its weights are in a GGUF file, which is named itself: {files[0]}"
     if re.search(r"models--[^/]+-gguf/", folder.as_posix().lower()):  # in the cache, its weights were not fetched
@@ -262,7 +262,7 @@ def _stored_names(folder):
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder} is no plain checkpoint: {other_format(folder)}")
     if is_there(single):
-        return _names(single)
+        return tensors_in(single)
     if not is_there(index):
         hint = other_format(folder) or ("download the weights as safetensors (pickled *.bin or *.pt files are never "
                                         "loaded)")
@@ -276,7 +276,7 @@ def _stored_names(folder):
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} names the file {name!r}, expected a *.safetensors file in the same folder: "
                                   f"{again(index)}")
-    held = {shard: _names(folder / shard) for shard in shards}
+    held = {shard: tensors_in(folder / shard) for shard in shards}
     pairs = {(tensor, shard) for shard, names in held.items() for tensor in names}
     if wrong := sorted({tensor for tensor, _ in pairs ^ set(listed.items())}):
         raise CheckpointError(f"{index} and its shards disagree on where {few(wrong)} is: they are not of one "
@@ -299,8 +299,8 @@ def few(names):
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
-def _names(path):
-    """Map every name in a file to its `Stored`."""
+def tensors_in(path):
+    """Map every name in a safetensors file to its `Stored`. `CheckpointError` if it is missing or broken."""
     try:
         if not path.is_file():
             raise FileNotFoundError("no such file")

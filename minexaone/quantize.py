@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from minexaone.files import PATTERNS, resolve, whole_folder
 from minexaone.linear.gptq import gptq, gram
+from minexaone.linear.lora import load_adapter, merge_lora
 from minexaone.linear.packed import Packed, PackedLinear
 from minexaone.linear.rounding import group_size, round_to_nearest
 from minexaone.linear.writing import FORMATS, GPTQ, check_gptq_shape
@@ -147,7 +148,7 @@ def check(model: Exaone4, group: int, form: str):
 
 
 def quantize_checkpoint(source, out: Path, bits: int, group: int, method: str, form: str, symmetric=True,
-                        texts: Path | None = None, samples=128, device="auto") -> str:
+                        texts: Path | None = None, samples=128, device="auto", adapter=None) -> str:
     """Write `out`, whole or not at all, and say in a line what it cost. See `main` for the arguments."""
     if form == "int-quantized" and (bits != 8 or group != -1 or not symmetric):
         raise ValueError("int-quantized has 8 bits, one scale a row and no zeros: use --bits 8 --group -1, without "
@@ -160,6 +161,8 @@ def quantize_checkpoint(source, out: Path, bits: int, group: int, method: str, f
     folder = resolve(source)
     tokenizer, model = Tokenizer.from_pretrained(folder), Exaone4.from_pretrained(folder, device=device)
     check(model, group, form)
+    if adapter:
+        merge_lora(load_adapter(model, adapter))
     length = min(LENGTH, model.config.max_position_embeddings)
     ids = file_texts(texts, tokenizer, samples, length) if texts else own_texts(tokenizer, samples, length)
     stored = torch.float16 if form in GPTQ else model.embed_tokens.weight.dtype
@@ -183,6 +186,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m minexaone quantize", description="Round a model's layers to 4 or "
                                      "8 bits and write a new checkpoint. Embedding, norms and head stay.")
     parser.add_argument("model", help="folder or hub id of an unquantized checkpoint")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter to merge into the model first")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, which appears when it is whole")
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="of each weight (4)")
     parser.add_argument("--group", type=int, default=128, help="inputs that share a scale; -1 is a whole row (128)")
@@ -198,4 +202,4 @@ def main(argv=None):
     if args.samples < 1:
         raise ValueError(f"--samples is {args.samples}, expected at least 1")
     print(quantize_checkpoint(args.model, args.out, args.bits, args.group, args.method, args.format,
-                              not args.asymmetric, args.texts, args.samples, args.device))
+                              not args.asymmetric, args.texts, args.samples, args.device, args.adapter))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import triton
 
 from minexaone.fast import kernels
-from minexaone.fast.base import FastPath
+from minexaone.fast.base import FastPath, fingerprint
 from minexaone.fast.varlen import varlen_attention
 from minexaone.generation import PREFILL_CHUNK
 from minexaone.linear import Packed, PackedEmbedding, PackedLinear, fuse, fuse_packed, kernel_form, processes
@@ -37,6 +37,7 @@ class FastGPU(FastPath):
     prefill_chunk = 2**30  # a prompt goes through whole: flash attention keeps no scores
 
     def __init__(self, model):
+        fingerprint(model)  # says in one line what it cannot see through, before a weight is moved
         config = self.config = model.config
         embedding = model.embed_tokens
         self.device = model.device

@@ -96,6 +96,10 @@ class PackedLinear(Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] to [..., O], with the weights rounded to x's dtype."""
+        return _Product.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """As `forward`, without a gradient."""
         if self.order is not None:
             x = x[..., self.order]
         if self.bits == 4:
@@ -104,6 +108,21 @@ class PackedLinear(Packed):
             # One scale a row can wait for the product (which might overflow in float16).
             return (F.linear(x, self.weight.to(x.dtype)) * self.scale[:, 0]).to(x.dtype)
         return F.linear(x, self.unpacked(x.dtype))
+
+
+class _Product(torch.autograd.Function):
+    """A packed matrix times x. For the gradient it is unpacked once more: kept from the forward pass, those of all
+    layers would be the whole model unpacked."""
+
+    @staticmethod
+    def forward(ctx, x, matrix):
+        ctx.matrix = matrix
+        return matrix.product(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        out = grad @ ctx.matrix.unpacked(grad.dtype)
+        return (out if ctx.matrix.order is None else out[..., ctx.matrix.order.argsort()]), None
 
 
 class PackedEmbedding(Packed):

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from minexaone.fast import speed_up
 from minexaone.files import resolve, write_json
+from minexaone.linear.lora import load_adapter, lora_layers, merge_lora
+from minexaone.linear.packed import Packed
 from minexaone.model import Exaone4
 from minexaone.reply import read_reply
 from minexaone.scoring.rollouts import ROWS, Rollout, language_kept, roll_out
@@ -220,15 +222,20 @@ def run_episodes(model: Exaone4, tokenizer: Tokenizer, drawn, reasoning: bool, r
 # --------------------------------------------------------------------------------------------------------- main
 
 
-def evaluate(source, count: int, needles: int, device="auto", seed=0) -> dict:
-    """All of the above for a checkpoint (None: the shipped one); count and needles: prompts in a cell."""
+def evaluate(source, count: int, needles: int, device="auto", seed=0, adapter=None) -> dict:
+    """All of the above for a checkpoint (None: the shipped one), with a LoRA adapter if a folder of one is named.
+
+    count and needles: prompts in a cell.
+    """
     folder = resolve(source)
     tokenizer, model = Tokenizer.from_pretrained(folder), Exaone4.from_pretrained(folder, device=device)
-    if model.device.type == "cuda":
-        speed_up(model)
+    if adapter:
+        load_adapter(model, adapter)
+    if model.device.type == "cuda" and not any(isinstance(layer.base, Packed) for layer in lora_layers(model).values()):
+        speed_up(merge_lora(model))
     window, context = model.config.sliding_window, model.config.max_position_embeddings
     lengths = [2**n for n in range(8, 30) if 2 * (window or 128) <= 2**n <= context]
-    return {"model": str(source or "shipped"), "count": count, "seed": seed, "window": window,
+    return {"model": str(source or "shipped"), "adapter": adapter, "count": count, "seed": seed, "window": window,
             "by_task": by_task(model, tokenizer, folder, count, seed=seed),
             "by_level": by_task(model, tokenizer, folder, max(1, count // 5), levels=True, seed=seed,
                                 tasks=[name for name, task in TASKS.items() if task.levels > 1]),
@@ -242,6 +249,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m minexaone evaluate", description="Score a model on held-out "
                                      "problems, in every task, language and mode.")
     parser.add_argument("model", nargs="?", help="folder; the shipped model if left out")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter, as `finetune` and PEFT write it")
     parser.add_argument("--count", type=int, default=50, help="prompts in a cell (50)")
     parser.add_argument("--needles", type=int, default=30, help="prompts in a cell of the needle grid (30)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
@@ -254,7 +262,7 @@ def main(argv=None):
         args.json.parent.mkdir(parents=True, exist_ok=True)
         if args.json.is_dir():
             raise ValueError(f"--json is {args.json}, a folder: name a file")
-    scores = evaluate(args.model, args.count, args.needles, args.device, args.seed)
+    scores = evaluate(args.model, args.count, args.needles, args.device, args.seed, args.adapter)
     if args.json:
         write_json(args.json, scores)
     print_table(scores)

@@ -137,7 +137,8 @@ class PackedModel(nn.Module):
         super().__init__()
         self.model, self.logprobs = model, target_logprobs
         if compiled:  # in modules of our own around the same parameters, so that the caller's model stays as it is
-            self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
+            tensors = (*model.parameters(), *model.buffers())  # buffers: packed weights
+            self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
             for layer in self.model.layers:
                 layer.forward = torch.compile(layer.forward)
             self.logprobs = torch.compile(target_logprobs)
