@@ -81,9 +81,8 @@ def matmul_rate(device, dtype, size=8192, repeats=5):
 
 def decode_bytes(model, context, rows=1):
     """Bytes that one step reads at least, on each device: every weight once, and each row's cache."""
-    tensors = {name: tensor.to_local() if hasattr(tensor, "to_local") else tensor  # what one of several devices has
-               for name, tensor in model.state_dict().items()}
-    weights = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("embed"))
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    weights = sum(tensor.nbytes for name, tensor in tensors if not name.startswith("embed"))
     if model.lm_head is None:
         weights += model.embed_tokens.weight.nbytes
     itemsize = model.norm.weight.dtype.itemsize

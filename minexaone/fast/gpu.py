@@ -7,9 +7,9 @@ kernels a layer, recorded once as a CUDA graph, and each one fetches its weights
 
 import math
 import weakref
+from functools import partial
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 import triton
 
@@ -18,6 +18,7 @@ from minexaone.fast.base import FastPath, fingerprint
 from minexaone.fast.varlen import varlen_attention
 from minexaone.generation import PREFILL_CHUNK
 from minexaone.linear import Packed, PackedEmbedding, PackedLinear, fuse, fuse_packed, kernel_form, processes
+from minexaone.linear.parallel import joined, summed
 from minexaone.model import KVCache
 
 DTYPES = (torch.bfloat16, torch.float16)
@@ -45,9 +46,10 @@ class FastGPU(FastPath):
         if self.dtype not in DTYPES:
             raise ValueError(f"the fast path on CUDA needs weights in bfloat16 or float16, these are {self.dtype}: "
                              "load the model with dtype=\"bfloat16\"")
-        self.group = processes(model.layers[0].self_attn.o_proj)  # which share the heads and the feed-forward columns
-        self.divided_head = model.lm_head is not None and processes(model.lm_head)
-        count = self.group.size() if self.group else 1
+        o_proj = model.layers[0].self_attn.o_proj
+        count = processes(o_proj).size() if processes(o_proj) else 1  # which share heads and feed-forward columns
+        self.summed = partial(summed, o_proj, None) if count > 1 else lambda y: y
+        self.joined = partial(joined, model.lm_head, None) if processes(model.lm_head) else lambda logits: logits
         self.H, self.KV = config.num_attention_heads // count, config.num_key_value_heads // count
         self.D, self.width = config.head_dim, config.intermediate_size // count
         self.PAD = triton.next_power_of_2(config.hidden_size)
@@ -118,32 +120,18 @@ class FastGPU(FastPath):
         if N < B * T:
             x, packed = x.new_zeros(B, T, x.shape[1]), x
             x[rows, columns] = packed
-        return self._whole(self._product(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head))
-
-    def _summed(self, y):
-        """y, to which the other processes' parts are added."""
-        if self.group:
-            dist.all_reduce(y, group=self.group)
-        return y
-
-    def _whole(self, logits):
-        """Logits [B, T, vocab_size] of the slices that the processes have."""
-        if not self.divided_head:
-            return logits
-        parts = [torch.empty_like(logits) for _ in range(self.group.size())]
-        dist.all_gather(parts, logits.contiguous(), group=self.group)
-        return torch.cat(parts, -1)
+        return self.joined(self._product(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head))
 
     def _finish_layer(self, x, out, i):
         """What follows layer i's attention, for many tokens: x [N, hidden_size] becomes the layer's output."""
         layer = self.model.layers[i]
         size = self.width
-        out = self._summed(self._product(out, self.o_proj[i]))
+        out = self.summed(self._product(out, self.o_proj[i]))
         self._add_norm(x, out, layer.post_attention_layernorm)
         for part in x.split(PREFILL_CHUNK):  # bounds the memory of the widest activations
             both, hidden = self._product(part, self.gate_up[i]), x.new_empty(len(part), size)
             kernels.silu_mul[(len(part), triton.cdiv(size, 1024))](both, hidden, size, 1024)
-            self._add_norm(part, self._summed(self._product(hidden, self.down[i])), layer.post_feedforward_layernorm)
+            self._add_norm(part, self.summed(self._product(hidden, self.down[i])), layer.post_feedforward_layernorm)
 
     def _add_norm(self, x, y, norm, copy=None, per=1):
         """x += RMSNorm(y) for each row; copy takes the only row as `kernels.arranged` says."""
@@ -234,11 +222,11 @@ class FastGPU(FastPath):
             self._attention(layer.self_attn, b, keys, values, b["out"])
             if B == 1:
                 self._gemv(b["out"], self.o_proj[i], b["y"])
-                self._summed(b["y"])
+                self.summed(b["y"])
                 self._gemv(x, self.gate_up[i], b["hidden"], b["y"], layer.post_attention_layernorm, spare, silu=True)
                 x, spare = spare, x
                 self._gemv(b["hidden"], self.down[i], b["y"])
-                self._summed(b["y"])
+                self.summed(b["y"])
             else:
                 self._finish_layer(x, b["out"], i)
         if self.packed and B == 1:
@@ -246,10 +234,10 @@ class FastGPU(FastPath):
         kernels.finish[(B,)](x, b["y"], norm.weight, model.norm.weight, spare, b["length"], eps, K, self.PAD,
                              self.PDL, **self.launch)
         if B > 1:
-            return self._whole(self._product(spare, self.head)[:, None])
+            return self.joined(self._product(spare, self.head)[:, None])
         logits = x.new_empty(1, self.head.shape[0])
         self._row_product(b, spare, self.head, logits)
-        return self._whole(logits[:, None])
+        return self.joined(logits[:, None])
 
     def count(self, cache, B):
         """Count one token more in each row; return the buffers of a step, with the length as it was on the device."""

@@ -17,8 +17,7 @@ def altered(module: nn.Module) -> bool:
 
 def processes(module: nn.Module):
     """The process group among which `tensor_parallel` has divided the module's weight, or None."""
-    mesh = getattr(getattr(module, "weight", None), "device_mesh", None)
-    return mesh and mesh.get_group()
+    return getattr(module, "processes", None)
 
 
 def kernel_form(module: nn.Module, divided: bool = False) -> tuple[Tensor]:
@@ -40,7 +39,7 @@ def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
     if type(module) in (PackedLinear, PackedEmbedding):
         return tuple(module.buffers())
     if type(module) in (nn.Linear, nn.Embedding) and getattr(module, "bias", None) is None:
-        return ((module.weight.to_local() if processes(module) else module.weight).detach(),)
+        return (module.weight.detach(),)
     raise ValueError(f"a {type(module).__name__} has no kernel form")
 
 
@@ -72,10 +71,9 @@ def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
 def fuse(*linears: nn.Linear) -> Tensor:
     """One weight [sum of out, in] for several projections of the same input; theirs become views of it. Of those that
     are divided among processes, this one's parts."""
-    weights = [linear.weight.to_local() if processes(linear) else linear.weight for linear in linears]
-    joined = torch.cat([part for linear in linears for part in kernel_form(linear, divided=True)])
-    for weight, part in zip(weights, joined.split([len(weight) for weight in weights]), strict=True):
-        weight.data = part  # the parameter stays the same object: an optimizer may hold it
+    joined = torch.cat([weight for linear in linears for weight in kernel_form(linear, divided=True)])
+    for linear, part in zip(linears, joined.split([linear.out_features for linear in linears]), strict=True):
+        linear.weight.data = part  # the parameter stays the same object: an optimizer may hold it
     return joined
 
 
