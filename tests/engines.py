@@ -18,8 +18,8 @@ For vLLM, its server serves the shipped folder with the options that the README 
 compares its greedy answers; quantized folders follow.
 
 Known: vLLM 0.32 for CPUs opens files of 4 and 8 bits, and multiplies with them only where the CPU has AVX-512; its GPTQ
-knows no float32. gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what wrote them,
-so that `quantize` writes those as gptq_v2.
+knows no float32. gptqmodel 7.6 refuses asymmetric files in the format gptq unless config.json names gptqmodel as what
+wrote them, so that `quantize` writes those as gptq_v2.
 """
 
 import argparse
