@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
@@ -15,6 +16,9 @@ from minexaone.tokenizer import Tokenizer
 use_one_thread()  # nearly all tests have small models: on a busy machine a second thread makes them many times slower
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run, slowly, without a GPU
     os.environ["TRITON_INTERPRET"] = "1"
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 ROOT = Path(__file__).parent.parent
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
