@@ -170,7 +170,7 @@ class Chat:
 
     def _fit(self, call, most):
         """A result of more tokens than that becomes an error for the model to read: the turn goes on."""
-        size = len(self.tokenizer.encode(json.dumps(call.result, ensure_ascii=False), parse_special=False))
+        size = len(self.tokenizer.encode(json.dumps(call.result, ensure_ascii=False)))
         if size > most:
             call.result, call.error = None, f"the result has {size} tokens, which is too long: ask for less"
 

@@ -142,7 +142,7 @@ class Tokenizer:
     @property
     def close_ids(self) -> list[int]:
         """The ids that close a thought from outside, as a reasoning budget does: the answer follows."""
-        return self.encode("\n</think>\n\n")
+        return self.encode("\n</think>\n\n", parse_special=True)
 
     def token_bytes(self, id: int) -> bytes:
         """The UTF-8 bytes that a token stands for: often not whole characters. `ValueError` if there is no such id."""
@@ -156,16 +156,16 @@ class Tokenizer:
         except KeyError:
             return token.encode()
 
-    def encode(self, text: str, parse_special: bool = True) -> list[int]:
+    def encode(self, text: str, parse_special: bool = False) -> list[int]:
         """Token ids of a text; none is added in front or behind.
 
-        parse_special: the text of a control token, say "[|endofturn|]", becomes that token: as published, so by
-            default, which is for text that you wrote. False, for what others wrote, keeps it text, which then decodes
-            to the same characters but controls nothing.
+        parse_special: False keeps the text of a control token, say "[|endofturn|]", text, which decodes to the same
+            characters but controls nothing: right for what others wrote. True makes it that token, as published: for
+            text that you wrote.
         """
         return self._encode(text, [] if parse_special else self._cuts(text))
 
-    def encode_batch(self, texts, parse_special: bool = True) -> list[list[int]]:
+    def encode_batch(self, texts, parse_special: bool = False) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
         texts = [self._pieces(text, [] if parse_special else self._cuts(text)) for text in texts]
         whole = [piece for pieces in texts for piece in pieces]
