@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 from copy import deepcopy
 
+from minexaone.habits import in_our_words
 from minexaone.reply import Reply, ReplyParser
 from minexaone.tools import argument_error, call_function, checked_json, tool_schema
 
@@ -44,7 +45,7 @@ class Chat:
             raise ValueError(f"max_rounds is {max_rounds!r}, expected a whole number, 0 to run no call at all")
         self.model, self.tokenizer, self.system = model, tokenizer, system
         self.reasoning, self.max_rounds, self.parse_special = reasoning, max_rounds, parse_special
-        self.drop_oldest, self.options = drop_oldest, {"max_new_tokens": max_new_tokens, **sampling}
+        self.drop_oldest, self.options = drop_oldest, {"max_new_tokens": max_new_tokens, **in_our_words(sampling)}
         self._busy = threading.Lock()
         self.clear()
         if reasoning_budget is not None:
@@ -169,7 +170,7 @@ class Chat:
 
     def _fit(self, call, most):
         """A result of more tokens than that becomes an error for the model to read: the turn goes on."""
-        size = len(self.tokenizer.encode(json.dumps(call.result, ensure_ascii=False), parse_special=False))
+        size = len(self.tokenizer.encode(json.dumps(call.result, ensure_ascii=False)))
         if size > most:
             call.result, call.error = None, f"the result has {size} tokens, which is too long: ask for less"
 

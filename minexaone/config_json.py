@@ -17,6 +17,7 @@ SIZES = (*REQUIRED, "num_key_value_heads", "head_dim")
 OTHERS = ("layer_types", "sliding_window", "rms_norm_eps", "tie_word_embeddings", "initializer_range", *TOKEN_IDS)
 MOST_LAYERS = 1000  # a bound, so that a mistake in config.json cannot fill the memory
 ONLY = {"model_type": "exaone4", "hidden_act": "silu", "attention_dropout": 0}
+OTHER_MODELS = {"exaone": "EXAONE 3.5 or older", "exaone_moe": "K-EXAONE, with experts and norms before its blocks"}
 NUMBER = (int, float)
 SAMPLING = {  # options of `generate`: which values are good, and the same in words
     "temperature": (lambda t: type(t) in NUMBER and 0 <= t <= sys.float_info.max, "0 (greedy) or more"),
@@ -35,7 +36,7 @@ def read_config(folder):
     if folder.is_file():
         return gguf_config(folder)
     overrides = _object(folder / "generation_config.json", {})
-    raw = _object(folder / "config.json")
+    raw = _language_model(_object(folder / "config.json"))
     if not quantization_details(raw) and (details := _object(folder / "quantize_config.json", {})):
         raw["quantization_config"] = {"quant_method": "gptq"} | details  # older files of AutoGPTQ have it there alone
     # Both at once come from a transformers before 4.56, which writes torch_dtype and keeps a dtype that it cannot read.
@@ -43,6 +44,22 @@ def read_config(folder):
     if len(given) > 1 and (stored := stored_dtype(folder)):
         raw["torch_dtype"] = stored
     return raw | {key: overrides[key] for key in TOKEN_IDS if overrides.get(key) is not None}
+
+
+def _language_model(raw):
+    """A config.json as it is; of EXAONE 4.5, which sees images too, the part of its language model, as one of 4.0."""
+    if raw.get("model_type") != "exaone4_5":
+        return raw
+    text = raw.get("text_config")
+    kind = text.get("model_type") if isinstance(text, dict) else None
+    if kind not in ("exaone4", "exaone4_5_text"):
+        raise CheckpointError(f"config.json: model_type in text_config is {kind!r:.80}, expected 'exaone4' in a model "
+                              "of type exaone4_5: download it again")
+    if quantized := quantization(raw):
+        raise CheckpointError(f"config.json: an EXAONE 4.5 model with quantized weights ({quantized}) cannot be "
+                              "loaded: choose one that is not quantized")
+    outer = ("architectures", "dtype", "torch_dtype", "tie_word_embeddings")  # of the whole model
+    return text | {key: raw[key] for key in outer if key in raw} | {"model_type": "exaone4"}
 
 
 def _object(path, default=None):
@@ -83,8 +100,9 @@ def config_values(raw):
     `torch_dtype`) or its newer one (`rope_parameters`, `dtype`). Raises `CheckpointError` naming the key."""
     for key, only in ONLY.items():
         if raw.get(key, None if key == "model_type" else only) != only:
-            raise CheckpointError(f"{key} is {raw.get(key)!r:.80}, but only {only!r} can be loaded: choose an "
-                                  "EXAONE 4.0 checkpoint")
+            name = OTHER_MODELS.get(raw.get(key)) if isinstance(raw.get(key), str) else None
+            raise CheckpointError(f"{key} is {raw.get(key)!r:.80}{f' ({name})' * bool(name)}, but only {only!r} can be "
+                                  "loaded: choose an EXAONE 4.0 checkpoint")
     values = {key: raw[key] for key in (*SIZES, *OTHERS) if key in raw}
     try:
         values |= {key: raw[key] for key in (*REQUIRED, "sliding_window")}

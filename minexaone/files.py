@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ HEADS = ("lm_head.", "score.", "qa_outputs.")  # what names that do not belong t
 # What torch.compile and distributed training put into the names of the modules that they wrap; and the name that
 # transformers gives to the body of a question answering model.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "transformer"}
+LANGUAGE_MODEL = "language_model"  # the name that the language model has inside EXAONE 4.5
+BESIDE_IT = ("model.visual.", "mtp.")  # what else such a checkpoint holds: the part that sees, and draft layers
 FLOATS = ("F16", "BF16", "F32")  # types of weights that are not quantized
 
 
@@ -234,12 +237,19 @@ def weight_files(folder, shapes):
 
     shapes: of the model's parameters, by published name; without `lm_head.weight`, the model is tied. Known besides the
     published names: those without `model.`, those that a wrapper left (`WRAPPERS`), and a tied model's head, which is
-    its embedding. A stored `rotary_emb.inv_freq` is left out, since it follows from config.json.
-    `CheckpointError` if two stored tensors contradict each other.
+    its embedding. A stored `rotary_emb.inv_freq` is left out, since it follows from config.json. Of EXAONE 4.5, only
+    the language model is taken, and a warning says what is left out. `CheckpointError` if two stored tensors contradict
+    each other.
     """
     found, parts = {}, {name.split(".")[1] for name in shapes if name.startswith("model.")}
-    for name, place in sorted(_stored_names(folder).items()):
-        plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    stored = _stored_names(folder)
+    if any(LANGUAGE_MODEL in name.split(".") for name in stored):
+        beside = {start: sum(name.startswith(start) for name in stored) for start in BESIDE_IT}
+        stored = {name: place for name, place in stored.items() if not name.startswith(BESIDE_IT)}
+        warnings.warn(f"{folder}: only the language model is loaded; left out are " + " and ".join(
+            f"{start}* ({n} tensors)" for start, n in beside.items()), stacklevel=3)
+    for name, place in sorted(stored.items()):
+        plain = ".".join(part for part in name.split(".") if part not in {*WRAPPERS, LANGUAGE_MODEL})
         if plain.endswith("rotary_emb.inv_freq"):
             continue
         if plain.split(".")[0] in parts:

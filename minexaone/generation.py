@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from minexaone.checks import as_rows, check_generation
+from minexaone.habits import with_their_names
 from minexaone.threads import threads_for
 
 PREFILL_CHUNK = 8192  # tokens of a prompt at once: bounds the memory of activations
 NOT_FINITE = -1  # in place of an id
 
 
+@with_their_names
 def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_tokens: int = 256,
              temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
              seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
@@ -36,6 +38,7 @@ def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new
     return replies[0] if single else replies
 
 
+@with_their_names
 @torch.inference_mode()
 def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_tokens: int = 256,
            temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,

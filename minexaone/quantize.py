@@ -57,7 +57,7 @@ def file_texts(path: Path, tokenizer: Tokenizer, samples: int, length: int = LEN
     characters = 8 * length  # enough for so many tokens in most languages
     count = min(samples, -(-len(text) // characters))
     starts = [n * len(text) // count for n in range(count)]
-    return [tokenizer.encode(text[start:start + characters])[:length] for start in starts]
+    return [tokenizer.encode(text[start:start + characters], parse_special=True)[:length] for start in starts]
 
 
 # ------------------------------------------------------------------------------------------- a layer at a time

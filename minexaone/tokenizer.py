@@ -142,7 +142,7 @@ class Tokenizer:
     @property
     def close_ids(self) -> list[int]:
         """The ids that close a thought from outside, as a reasoning budget does: the answer follows."""
-        return self.encode("\n</think>\n\n")
+        return self.encode("\n</think>\n\n", parse_special=True)
 
     def token_bytes(self, id: int) -> bytes:
         """The UTF-8 bytes that a token stands for: often not whole characters. `ValueError` if there is no such id."""
@@ -156,21 +156,34 @@ class Tokenizer:
         except KeyError:
             return token.encode()
 
-    def encode(self, text: str, parse_special: bool = True) -> list[int]:
+    def encode(self, text: str, parse_special: bool = False) -> list[int]:
         """Token ids of a text; none is added in front or behind.
 
-        parse_special: the text of a control token, say "[|endofturn|]", becomes that token: as published, so by
-            default, which is for text that you wrote. False, for what others wrote, keeps it text, which then decodes
-            to the same characters but controls nothing.
+        parse_special: False keeps the text of a control token, say "[|endofturn|]", text, which decodes to the same
+            characters but controls nothing: right for what others wrote. True makes it that token, as published: for
+            text that you wrote.
         """
         return self._encode(text, [] if parse_special else self._cuts(text))
 
-    def encode_batch(self, texts, parse_special: bool = True) -> list[list[int]]:
+    def encode_batch(self, texts, parse_special: bool = False) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
         texts = [self._pieces(text, [] if parse_special else self._cuts(text)) for text in texts]
         whole = [piece for pieces in texts for piece in pieces]
         encoded = iter(self._backend.encode_batch_fast(whole, add_special_tokens=False))
         return [[id for _ in pieces for id in next(encoded).ids] for pieces in texts]
+
+    def __call__(self, text, **options) -> dict[str, list]:
+        """What a tokenizer of transformers returns for a text or a list of them: input_ids and attention_mask, as
+        lists, which `generate` takes. Control tokens are parsed, as published. `TypeError` for any option."""
+        if options:
+            raise TypeError(f"tokenizer(text) has no option {', '.join(options)}: it gives lists, which generate takes "
+                            "as they are, of unequal lengths too; for model(...) write torch.tensor([ids])")
+        rows = self.encode_batch([text] if isinstance(text, str) else text, parse_special=True)
+        values = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        return {name: rows[0] for name, rows in values.items()} if isinstance(text, str) else values
+
+    def __len__(self) -> int:
+        return self.vocab_size
 
     def _cuts(self, text):
         # A control token is recognised only whole, so a cut behind its first character leaves two harmless halves.
@@ -190,10 +203,18 @@ class Tokenizer:
         return [id for piece in pieces for id in piece.ids]
 
     def decode(self, ids, skip_special_tokens: bool = False) -> str:
-        """The text of token ids; bytes that are not UTF-8 become U+FFFD. `ValueError` names an id that is none."""
-        decoder = self.stream_decoder()
+        """The text of token ids, or of one; bytes that are not UTF-8 become U+FFFD. `ValueError` names an id that is
+        none."""
+        decoder, ids = self.stream_decoder(), ids.tolist() if hasattr(ids, "tolist") else ids
+        ids = [ids] if isinstance(ids, int) else list(ids)
+        if ids and isinstance(ids[0], list | tuple):
+            raise TypeError("decode takes the ids of one text: for several write batch_decode(rows)")
         kept = (id for id in map(int, ids) if not (skip_special_tokens and id in self.special_ids))
         return "".join([*map(decoder.push, kept), decoder.flush()])
+
+    def batch_decode(self, rows, skip_special_tokens: bool = False) -> list[str]:
+        """`decode` of each row."""
+        return [self.decode(ids, skip_special_tokens) for ids in rows]
 
     def stream_decoder(self) -> "StreamDecoder":
         """A decoder for ids that come one by one."""

@@ -194,13 +194,13 @@ def exported(options: str, folder: Path) -> tuple[dict, dict]:
     examples = [sample(Random(seed)) for seed in range(300)]
     conversations = "".join(tokenizer.apply_chat_template([*example.messages, example.reply], example.tools or None,
                                                           tokenize=False) for example in examples)
-    given = {"text": torch.tensor([tokenizer.encode(conversations)[:1100]]),
+    given = {"text": torch.tensor([tokenizer.encode(conversations, parse_special=True)[:1100]]),
              "prompts": torch.nn.utils.rnn.pad_sequence([*map(torch.tensor, prompts)], True, -1),
              "conversations": torch.tensor([*conversations.encode()], dtype=torch.uint8)}
     ids = [id for prompt in prompts for id in generate(model, prompt, max_new_tokens=NEW)]
     with torch.inference_mode():
         return given, {"logits": model(given["text"]), "ids": torch.tensor(ids),
-                       "tokens": torch.tensor(tokenizer.encode(conversations))}
+                       "tokens": torch.tensor(tokenizer.encode(conversations, parse_special=True))}
 
 
 def random_model(letters: str, **changes):

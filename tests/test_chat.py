@@ -62,7 +62,7 @@ class Script:
         reply = self.replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
-        yield from self.tokenizer.encode(reply) if isinstance(reply, str) else reply
+        yield from self.tokenizer.encode(reply, parse_special=True) if isinstance(reply, str) else reply
 
 
 def call(name, **arguments):
@@ -276,12 +276,12 @@ DICE = ToolCall("roll_dice", {"max_num": 6})
      Reply("", "", [DICE])),
 ])
 def test_replies(toy_tokenizer, text, reasoning, expected):
-    assert parse(toy_tokenizer, toy_tokenizer.encode(text), reasoning)[0] == expected
+    assert parse(toy_tokenizer, toy_tokenizer.encode(text, parse_special=True), reasoning)[0] == expected
 
 
 def test_quoted_markup_calls_nothing(toy_tokenizer):
     text = f"Write {call('roll_dice', max_num=6)} after </think>."
-    ids = toy_tokenizer.encode(text, parse_special=False)
+    ids = toy_tokenizer.encode(text)
     assert parse(toy_tokenizer, ids) == (Reply("", text, [], "length"), parse(toy_tokenizer, ids)[1])
 
 
@@ -303,13 +303,14 @@ def test_quoted_markup_calls_nothing(toy_tokenizer):
     ('<tool_call>{"name": "f", "arguments": {}}', "no </tool_call>"),
 ])
 def test_malformed_calls_carry_an_error(toy_tokenizer, text, error):
-    reply, _ = parse(toy_tokenizer, toy_tokenizer.encode(text + END))
+    reply, _ = parse(toy_tokenizer, toy_tokenizer.encode(text + END, parse_special=True))
     assert len(reply.tool_calls) == 1 and error in reply.tool_calls[0].error
     assert reply.tool_calls[0].name == "" and reply.tool_calls[0].arguments == {}
 
 
 def test_a_call_that_begins_within_a_call(toy_tokenizer):
-    reply, _ = parse(toy_tokenizer, toy_tokenizer.encode('<tool_call>{"na' + call("roll_dice", max_num=6) + END))
+    text = '<tool_call>{"na' + call("roll_dice", max_num=6) + END
+    reply, _ = parse(toy_tokenizer, toy_tokenizer.encode(text, parse_special=True))
     assert "no </tool_call>" in reply.tool_calls[0].error and reply.tool_calls[1] == DICE
 
 
@@ -334,7 +335,8 @@ def test_what_the_template_writes_is_read_back(toy_tokenizer, thought, answer, a
                "tool_calls": [{"name": "f", "arguments": arguments}]}
     ids = toy_tokenizer.apply_chat_template(
         [message], add_generation_prompt=False, skip_think=False, parse_special=False)
-    reply, pieces = parse(toy_tokenizer, ids[len(toy_tokenizer.encode("[|assistant|]\n<think>\n")):], reasoning=True)
+    opening = toy_tokenizer.encode("[|assistant|]\n<think>\n", parse_special=True)
+    reply, pieces = parse(toy_tokenizer, ids[len(opening):], reasoning=True)
     assert reply == Reply(thought.strip("\n"), answer.strip("\n"), [ToolCall("f", arguments)])
     text = thought + answer
     assert "\ufffd" in text or not any("\ufffd" in piece for kind, piece in pieces if kind != "tool_call")
@@ -358,7 +360,7 @@ def test_reasoning_is_kept_apart_and_left_out_of_the_next_prompt(toy_tokenizer):
     assert chat.reply == Reply("add them", "2")
     assert model.options == {
         "max_new_tokens": 1024, "temperature": 0.6, "top_p": 0.95, "reasoning_budget": 64,
-        "think_end_id": toy_tokenizer.token_to_id("</think>"), "close_ids": toy_tokenizer.encode("\n</think>\n\n")}
+        "think_end_id": toy_tokenizer.token_to_id("</think>"), "close_ids": toy_tokenizer.close_ids}
     assert chat.send("and 2+2?") == Reply("4", "", [], "thinking")  # thinking never closed: no answer
     assert model.prompts[1] == CHATS["multi-turn-think-dropped"]["text"]
 

@@ -228,7 +228,7 @@ def test_what_a_published_checkpoint_needs(published, tmp_path):
     loaded = exported(model, published, tmp_path, "f16")
     assert loaded.config.rope_scaling == LLAMA3 and loaded.config.eos_token_id == 361
     text = "너가 얼마나 대단한지 설명해 봐 🚀 [|endofturn|]\n<think>\n\n    x"
-    assert Tokenizer.from_pretrained(tmp_path / "model.gguf").encode(text) == published.encode(text)
+    assert Tokenizer.from_pretrained(tmp_path / "model.gguf").encode(text, True) == published.encode(text, True)
 
 
 # --------------------------------------------------------------------------------------------------- what is refused

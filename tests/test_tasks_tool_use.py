@@ -77,8 +77,8 @@ def test_calls_are_judged_as_json_in_any_order(toy_tokenizer, reply, good):
     calls = [{"name": "roll", "arguments": {"n": n}} for n in (6, 20)]
     example = Example("call", "en", 2, [], {}, {"calls": calls}, {})
     text = "\n".join(f"<tool_call>{call}</tool_call>" for call in reply.split("|")) + "[|endofturn|]"
-    assert verify(example, read_reply(toy_tokenizer, toy_tokenizer.encode(text))) is good
-    assert not verify(example, read_reply(toy_tokenizer, toy_tokenizer.encode(text, parse_special=False)))
+    assert verify(example, read_reply(toy_tokenizer, toy_tokenizer.encode(text, parse_special=True))) is good
+    assert not verify(example, read_reply(toy_tokenizer, toy_tokenizer.encode(text)))
 
 
 @pytest.mark.parametrize("control", [True, False])

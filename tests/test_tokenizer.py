@@ -46,7 +46,7 @@ def toy_backend(toy_folder):
 
 @pytest.mark.parametrize("case", TEXTS, ids=lambda case: ascii(case["text"][:12]))
 def test_published_ids_of_texts(published, case):
-    assert published.encode(case["text"]) == case["ids"]
+    assert published.encode(case["text"], parse_special=True) == case["ids"]
     assert published.decode(case["ids"]) == case["text"]
 
 
@@ -68,20 +68,21 @@ def test_named_tokens_and_sizes(published, toy_tokenizer):
 @example(text=" \t\t  \r\n\x00\ufeff\u2028 👩‍👩‍👧‍👦 \ufffd\U0010ffff")
 @example(text=" " * 40 + "\n" * 5 + "\t" * 12)
 def test_round_trip(toy_tokenizer, text):
-    assert toy_tokenizer.decode(toy_tokenizer.encode(text)) == text
-    ids = toy_tokenizer.encode(text, parse_special=False)
+    assert toy_tokenizer.decode(toy_tokenizer.encode(text, parse_special=True)) == text
+    ids = toy_tokenizer.encode(text)  # the safe way is the default
+    assert ids == toy_tokenizer.encode(text, parse_special=False)
     assert toy_tokenizer.decode(ids) == text
     assert control_ids(toy_tokenizer, ids) == []
     if not any(token in text for token in CONTROL):
-        assert ids == toy_tokenizer.encode(text)
+        assert ids == toy_tokenizer.encode(text, parse_special=True)
 
 
 def test_round_trip_with_the_published_vocabulary(published):
     for text in [case["text"] for case in TEXTS + CHATS]:
         for parse_special in (True, False):
             assert published.decode(published.encode(text, parse_special)) == text
-    assert published.encode("<think>" + " " * 8) == [356, published.token_to_id(" " * 8)]
-    ids = published.encode("<think>" + " " * 8, parse_special=False)
+    assert published.encode("<think>" + " " * 8, parse_special=True) == [356, published.token_to_id(" " * 8)]
+    ids = published.encode("<think>" + " " * 8)
     assert 356 not in ids and published.token_to_id(" " * 8) in ids  # a run of spaces controls nothing
 
 
@@ -107,7 +108,7 @@ def test_decoding_agrees_with_the_library_and_with_itself_piecewise(toy_backend,
 @given(text=texts.filter(lambda text: "\ufffd" not in text))
 def test_streaming_never_emits_half_a_character(toy_tokenizer, text):
     decoder = toy_tokenizer.stream_decoder()
-    streamed = [decoder.push(id) for id in toy_tokenizer.encode(text)]
+    streamed = [decoder.push(id) for id in toy_tokenizer.encode(text, parse_special=True)]
     assert "".join(streamed) == text and decoder.flush() == ""
     assert not any("\ufffd" in piece for piece in streamed)
 
@@ -515,7 +516,7 @@ def test_rebuilding_from_vocab_and_merges(toy_folder, toy_tokenizer, tmp_path):
     write_files(tmp_path, rebuilt_files(toy_folder))
     rebuilt = Tokenizer.from_pretrained(tmp_path)
     for case in CHATS:
-        assert rebuilt.encode(case["text"]) == toy_tokenizer.encode(case["text"])
+        assert rebuilt.encode(case["text"], True) == toy_tokenizer.encode(case["text"], True)
     assert rebuilt.special_ids == toy_tokenizer.special_ids and rebuilt.eos_token_id == toy_tokenizer.eos_token_id
 
 

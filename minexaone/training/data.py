@@ -31,7 +31,7 @@ def text_document(text: str, tokenizer: Tokenizer, context: int) -> Document:
 def turn_ids(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """(prompt ids, reply ids) of an assistant's turn, the reply with its end of turn."""
     prompt = tokenizer.apply_chat_template(example.messages, example.tools, enable_thinking=example.reasoning)
-    return prompt, [*tokenizer.encode(example.text), tokenizer.eos_token_id]
+    return prompt, [*tokenizer.encode(example.text, parse_special=True), tokenizer.eos_token_id]
 
 
 def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Document:
@@ -43,7 +43,7 @@ def turn_document(example: Example, tokenizer: Tokenizer, rng: Random) -> Docume
         thought, text = example.text.split("\n</think>\n\n", 1)
         thought = tokenizer.encode(thought)
         prompt += thought[:rng.randrange(len(thought))] + tokenizer.close_ids
-        reply = [*tokenizer.encode(text), tokenizer.eos_token_id]
+        reply = [*tokenizer.encode(text, parse_special=True), tokenizer.eos_token_id]
     weights += [0.0] * (len(prompt) - len(weights))
     return Document(prompt + reply, weights + [1.0] * len(reply))
 

@@ -129,7 +129,7 @@ def reply_documents(conversation: Conversation, tokenizer: Tokenizer) -> list[Do
         text, ended, rest = whole.removeprefix(before).rpartition(end)
         if not whole.startswith(before) or not ended or rest.strip():
             raise ValueError(f"message {n + 1}: the chat template does not write the reply behind its prompt")
-        reply = tokenizer.encode(f"{reasoning}\n</think>\n\n{text}" if reasoning else text)
+        reply = tokenizer.encode(f"{reasoning}\n</think>\n\n{text}" if reasoning else text, parse_special=True)
         if found := tokenizer.special_ids.intersection(reply):
             raise ValueError(f"message {n + 1} spells {tokenizer.decode([min(found)])}, which no reply may hold")
         prompt = render(messages[:n], enable_thinking=bool(reasoning), parse_special=False)
