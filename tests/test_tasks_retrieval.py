@@ -2,12 +2,16 @@
 
 import re
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
+from minexaone.files import SHIPPED
+from minexaone.scoring import evaluate
 from minexaone.tasks import retrieval, verify
 from minexaone.tasks.base import LANGUAGES, Example, held_out, phrases
 from minexaone.tasks.retrieval import FRAMES, document, draw_needles, haystack, needle, niah
+from minexaone.tokenizer import Tokenizer
 
 SECRETS = re.compile("secret number|code word|비밀 숫자|암호|número secreto|palabra secreta")
 
@@ -142,3 +146,17 @@ def test_names_and_values_of_one_text_are_distinct():
             words = [word.lower() for _, *pair in draw_needles(rng, language, 4, False) for word in pair]
             assert not any(a in b for i, a in enumerate(words) for j, b in enumerate(words) if i != j)
     assert all(len(phrases()["needle.number.ask"][language]) >= 8 for language in LANGUAGES)
+
+
+def test_needle_prompts_are_as_long_as_the_grid_says(monkeypatch):
+    """Tokens are counted as the prompt has them: a role's mark is one."""
+    seen = []
+
+    def roll_out(model, tokenizer, examples, seed, most, temperature, progress, prompts, **options):
+        seen.extend(map(len, prompts))
+        return [SimpleNamespace(reward=0) for _ in prompts]
+
+    monkeypatch.setattr(evaluate, "roll_out", roll_out)
+    model = SimpleNamespace(config=SimpleNamespace(stop_ids=[361]))
+    evaluate.needle_grid(model, Tokenizer.from_pretrained(), SHIPPED, [512], 2)
+    assert len(seen) == 2 * len(evaluate.DEPTHS) and all(512 - 64 - 15 < length <= 512 - 64 for length in seen), seen

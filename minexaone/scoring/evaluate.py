@@ -156,8 +156,8 @@ class _Needle:
 
     def __call__(self, n, rng, tokenizer):
         length, depth = self.grid[n // self.count]
-        example = retrieval.niah(rng, LANGUAGES[n % 3], length - 64, depth, lambda text: len(tokenizer.encode(text)),
-                                 test=True)
+        example = retrieval.niah(rng, LANGUAGES[n % 3], length - 64, depth,
+                                 lambda text: len(tokenizer.encode(text, parse_special=True)), test=True)
         if not self.plain_text:
             return example, tokenizer.apply_chat_template(example.messages)
         text = plain(example).removesuffix(" " + example.reply["content"])
