@@ -42,7 +42,7 @@ SHAPES = {  # of the published models, to be filled with random weights; room fo
                   layer_types=([SLIDING] * 3 + [GLOBAL]) * 16, sliding_window=4096, rope_scaling=SCALING,
                   max_position_embeddings=131072),
 }
-OURS = ("naive", "clear", "fast", "int8", "int4", "clear-parallel", "fast-parallel")  # the last: see --versions
+OURS = ("naive", "clear", "fast", "int8", "int4", "clear-parallel", "fast-parallel")  # the last two under torchrun
 BITS = {"int8": 8, "int4": 4}  # of versions that are fast and quantised
 THEIRS = ("transformers", "transformers-compiled")
 WARM_UP = 4  # tokens not counted: they compile and record
@@ -81,7 +81,7 @@ def matmul_rate(device, dtype, size=8192, repeats=5):
 
 def decode_bytes(model, context, rows=1):
     """Bytes that one step reads at least, on each device: every weight once, and each row's cache."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = [*model.named_parameters(), *model.named_buffers(remove_duplicate=False)]  # a packed head may be tied
     weights = sum(tensor.nbytes for name, tensor in tensors if not name.startswith("embed"))
     if model.lm_head is None:
         weights += model.embed_tokens.weight.nbytes

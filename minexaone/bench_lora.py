@@ -120,7 +120,8 @@ def main(argv=None):
     if options.alone:
         print(json.dumps(measure(names[0], config, batches[0], lengths[0], options.steps, device)))
         return
-    report = {"command": f"python -m minexaone.bench_lora {' '.join(sys.argv[1:] if argv is None else argv)}",
+    shown = [word for word in (sys.argv[1:] if argv is None else argv) if word not in ("--json", str(options.json))]
+    report = {"command": f"python -m minexaone.bench_lora {' '.join(shown)}",
               "hardware": hardware(device), "software": {"python": platform.python_version(), **software},
               "model": options.shape, "config": asdict(config), "rank": RANK, "results": []}
     for rows in batches:

@@ -20,13 +20,14 @@ ROOT = Path(__file__).parent.parent
 NEEDED = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "tqdm")
 OPTIONAL = {"jupyterlab": "lessons", "matplotlib": "lessons", "nbval": "tests", "transformers": "tests, comparisons",
             "gguf": "export to GGUF", "triton": "the fast path on CUDA"}
-# Bytes of a weight in the layers, and of one in the embedding and the head: as stored, with --int8, with --int4, whose
-# groups of 128 share a scale in 16 bits.
+# Bytes of a weight in the layers, and of one in the embedding and the head. In 4 bits groups of 128 share a scale.
+# (--int8 and --int4 round after loading, so that 16 bits must fit first.)
 WIDTHS = {16: (2, 2), 8: (1, 1), 4: (0.5 + 2 / 128, 1)}
 CONTEXT = 8192  # tokens of cache that are counted with the weights
 ROOM = 0.7e9  # bytes for Python, PyTorch and activations
 FREE = 0.9  # of the free memory may be planned with
-ADVICE = {16: "fits as it is", 8: "fits with --int8", 4: "fits as a checkpoint in 4 bits (GPTQ, AWQ, GGUF Q4)",
+ADVICE = {16: "fits as it is", 8: "fits in 8 bits: write them with `quantize --bits 8`",
+          4: "fits in 4 bits: write them with `quantize`, or take a GPTQ, AWQ or GGUF file",
           None: "does not fit: a smaller model, a shorter context, or several GPUs (torchrun; see README)"}
 
 

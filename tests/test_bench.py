@@ -8,7 +8,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minexaone import bench
 from minexaone.__main__ import main
+from minexaone.linear.rounding import quantize
 from minexaone.model import Exaone4, KVCache
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_packed_head_that_shares_the_embeddings_tensors_is_read(bits):
+    model = quantize(Exaone4.from_pretrained(device="cpu"), bits)
+    assert model.lm_head.weight is model.embed_tokens.weight
+    layers = sum(tensor.nbytes for module in (model.layers, model.norm) for tensor in module.state_dict().values())
+    vocabulary, hidden = model.lm_head.shape
+    assert bench.decode_bytes(model, 0) == layers + vocabulary * hidden + 4 * vocabulary  # bytes, and scales in float32
 
 
 def test_published_shapes_have_the_published_sizes():

@@ -31,8 +31,8 @@ def test_the_published_shapes_have_their_published_sizes():
 
 
 @pytest.mark.parametrize(("free", "small", "large"), [
-    (80e9, "fits as it is", "fits as it is"), (40e9, "fits as it is", "--int8"), (24e9, "fits as it is", "in 4 bits"),
-    (3e9, "--int8", "does not fit"), (1e9, "does not fit", "does not fit")])
+    (80e9, "fits as it is", "fits as it is"), (40e9, "fits as it is", "in 8 bits"),
+    (24e9, "fits as it is", "in 4 bits"), (3e9, "in 8 bits", "does not fit"), (1e9, "does not fit", "does not fit")])
 def test_advice(monkeypatch, free, small, large):
     monkeypatch.setattr(doctor, "memory", lambda device: (free, 2 * free))
     _, one, two = doctor.fits(torch.device("cpu"))

@@ -23,6 +23,8 @@ HEAD = "lm_head"
 
 def all_processes(device: str | torch.device) -> DeviceMesh:
     """The processes that torchrun started, each with a device of this kind."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
 
 
