@@ -216,19 +216,21 @@ class KVCache:
 
     The token at position p lives in slot p mod size. A global layer's size grows (by doubling, or at once to
     `max_length` tokens). A sliding layer's stops at its window: there a new token takes the slot of the one that
-    has just left the window. Use it under `torch.inference_mode()`, or it keeps the graph of every step.
+    has just left the window; with `spare` slots more it stays for so many tokens, and these can be taken back
+    (`rewind`). Use it under `torch.inference_mode()`, or it keeps the graph of every step.
 
     Rows may differ in length. After [a b c d] and [· · e f], with two padding tokens, columns is 4, length is
     [[4], [2]], the positions are [0 1 2 3] and [-1 -1 0 1], and e lies in slot 0 of its row, as a in slot 0 of its.
     """
 
-    def __init__(self, config: Config, max_length: int = 0):
+    def __init__(self, config: Config, max_length: int = 0, spare: int = 0):
         self.windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
-        self.max_length = max_length
+        self.max_length, self.spare = max_length, spare
         self.keys: list[Tensor | None] = [None] * config.num_hidden_layers  # each [B, KV, size, D]
         self.values: list[Tensor | None] = [None] * config.num_hidden_layers
         self.columns = 0  # tokens fed to each row, with padding
         self.past = self.length = 0  # tokens in each row, before and with the newest chunk; [B, 1] once padding came
+        self.longest = 0  # length before any rewind: so far, slots have been written
 
     def extend(self, T: int, mask: Tensor | None, device: torch.device) -> Tensor:
         """Count T new tokens; return their positions: [T], or [B, T] with -1 for padding once padding came."""
@@ -250,11 +252,12 @@ class KVCache:
         keys, values = self.room(layer, k)
         size = keys.shape[2]
         # A chunk in a ring would overwrite keys that its first queries still see: look first, store afterwards.
-        look_first = self.windows[layer] is not None and T > 1
+        window = self.windows[layer]
+        look_first = window is not None and T > 1
         used = min(self.columns - T if look_first else self.columns, size)
         if not look_first:
             self._store(keys, values, k, v, positions)
-            if T == 1 and positions.dim() == 1:
+            if T == 1 and positions.dim() == 1 and (window is None or used <= window):
                 return keys[:, :, :used], values[:, :, :used], None
         slots = torch.arange(used, device=k.device)
         last = (self.past if look_first else self.length) - 1
@@ -269,10 +272,11 @@ class KVCache:
     def room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's tensors, enlarged if the newest tokens need it."""
         size = 0 if self.keys[layer] is None else self.keys[layer].shape[2]
-        limit = self.windows[layer] or math.inf
-        if size < min(self.columns, limit):
+        limit = self.windows[layer] + self.spare if self.windows[layer] else math.inf
+        needed = min(max(self.columns, self.max_length), limit)
+        if size < needed:
             B, KV, _, D = like.shape
-            new_size = min(max(self.columns, self.max_length, 2 * size), limit)
+            new_size = min(max(needed, 2 * size), limit)
             for store in (self.keys, self.values):
                 old, store[layer] = store[layer], like.new_zeros(B, KV, new_size, D)  # not empty: no NaN behind a mask
                 if size:
@@ -292,6 +296,21 @@ class KVCache:
             rows, columns = stays.nonzero(as_tuple=True)
             slots = positions[rows, columns] % size
             keys[rows, :, slots], values[rows, :, slots] = k[rows, :, columns], v[rows, :, columns]
+
+    def rewind(self, length: int | Tensor):
+        """Take back all but the first `length` tokens of each row ([B, 1] if rows differ); others may follow.
+
+        ValueError, and the cache as it was, if a ring has lost what the next token would see, as it may have after more
+        than `spare` tokens.
+        """
+        longest = torch.maximum(torch.as_tensor(self.longest), torch.as_tensor(self.length))
+        for window, keys in zip(self.windows, self.keys, strict=True):
+            size = 0 if keys is None else keys.shape[2]
+            if window and ((longest > size) & (longest - length > size - window + 1)).any():
+                raise ValueError(f"a window of {window:,} tokens and {size - window:,} spare ones have moved on too far "
+                                 "to go back there: read the text anew, or give the cache more spare slots")
+        self.longest, self.past, self.length = longest, length, length
+        self.columns = int(torch.as_tensor(length).max())
 
     @property
     def nbytes(self) -> int:
@@ -399,9 +418,9 @@ class Exaone4(nn.Module):
         """Logits [..., vocab_size] of hidden states [..., hidden_size]; a tied model's head is its embedding."""
         return F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
 
-    def new_cache(self, max_length: int = 0) -> KVCache:
+    def new_cache(self, max_length: int = 0, spare: int = 0) -> KVCache:
         """An empty cache for this model, with room for `max_length` tokens from the start."""
-        return KVCache(self.config, max_length)
+        return KVCache(self.config, max_length, spare)
 
     # ------------------------------------------------------------------------ reading and writing checkpoints
 

@@ -126,8 +126,8 @@ class FastCPU(FastPath):
         for layer, (before, after) in zip(self.model.layers, self.layers, strict=True):
             attn = layer.self_attn
             q, k, v = self.before(x, before, rope if attn.has_rope else None, D, eps)
-            keys, values, _ = cache.update(attn.layer, k, v, positions)
-            x = self.after(x, attention(q, keys, values, positions, None, attn.window), after, eps)
+            seen = cache.update(attn.layer, k, v, positions)
+            x = self.after(x, attention(q, seen[0], seen[1], positions, seen[2], attn.window), after, eps)
         return self.head(x, self.head_weight, self.model.norm.weight.detach(), eps)
 
 

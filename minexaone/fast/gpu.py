@@ -69,7 +69,7 @@ class FastGPU(FastPath):
         self.PDL = torch.cuda.get_device_capability(self.device) >= (9, 0)
         self.launch = {"launch_pdl": True} if self.PDL else {}
         self.buffers = {}  # of a step, by the number of rows
-        self.counted = None  # the cache that buffers["length"] counts, and its columns
+        self.counted = lambda: None, 0, None  # the cache that buffers["length"] counts, its rows and their length
         super().__init__(model)  # at last: fusing has moved the weights
 
     @torch.inference_mode()
@@ -259,10 +259,11 @@ class FastGPU(FastPath):
                 "length": torch.zeros(B, dtype=torch.int32, device=self.device),
             }
         b = self.buffers[B]
-        if self.counted != (weakref.ref(cache), B, cache.columns):  # else the step before counted on the device
+        counted, rows, length = self.counted
+        if (counted(), rows) != (cache, B) or length is not cache.length:  # else the step before counted on the device
             b["length"].copy_(torch.as_tensor(cache.length, device=self.device).view(-1).expand(B))
         cache.columns, cache.past, cache.length = cache.columns + 1, cache.length, cache.length + 1
-        self.counted = weakref.ref(cache), B, cache.columns
+        self.counted = weakref.ref(cache), B, cache.length
         return b
 
     def _attention(self, attn, b, keys, values, out, per=1):
@@ -270,9 +271,9 @@ class FastGPU(FastPath):
         block, warps = (32, 2) if keys.shape[2] <= 4096 else (64, 4)  # where little is read, the start-up counts
         kernels.attend[(len(out) * self.KV, SPLITS)](
             b["qkv"], attn.q_norm.weight, attn.k_norm.weight, b["rope"], keys, values, b["length"], out,
-            b["partial"], b["counter"], self.config.rms_norm_eps, keys.shape[2], math.log2(math.e) / math.sqrt(self.D),
-            self.KV, G, triton.next_power_of_2(G), self.D, attn.has_rope, SPLITS, block, per, self.PDL, num_warps=warps,
-            num_stages=3, **self.launch)
+            b["partial"], b["counter"], self.config.rms_norm_eps, keys.shape[2], attn.window or 2**30,
+            math.log2(math.e) / math.sqrt(self.D), self.KV, G, triton.next_power_of_2(G), self.D,
+            attn.has_rope, SPLITS, block, per, self.PDL, num_warps=warps, num_stages=3, **self.launch)
 
     def _gemv(self, x, w, out, y=None, norm=None, x_new=None, silu=False):
         N, K = out.shape[1], x.shape[1]

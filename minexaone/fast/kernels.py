@@ -80,7 +80,13 @@ def look(q, k, v, seen, scale, best, total, acc):
 
 
 @triton.jit
-def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counter, eps, size, scale,
+def age(slots, slot, size):
+    """How many tokens before the one of `slot` those of these slots came."""
+    return slot - slots + tl.where(slots > slot, size, 0)
+
+
+@triton.jit
+def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counter, eps, size, window, scale,
             KV: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr,
             SPLITS: tl.constexpr, BLOCK: tl.constexpr, PER: tl.constexpr, PDL: tl.constexpr):
     """Attention of one new token a row; program (row and key head, split) looks at one stretch of the cache.
@@ -143,12 +149,14 @@ def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counte
         best = (tl.sum(q1 * k1[None, :], 1) + tl.sum(q2 * k2[None, :], 1)) * scale
         total += 1.0
         acc += new_v.to(tl.float32)[None, :]
-    best, total, acc = look(q, k, v, (slots < end) & (slots != slot), scale, best, total, acc)
+    seen = (slots < end) & (slots != slot) & (age(slots, slot, size) < window)
+    best, total, acc = look(q, k, v, seen, scale, best, total, acc)
     for first in range(start + BLOCK, end, BLOCK):
         slots = first + tl.arange(0, BLOCK)
         k = tl.load(keys + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
         v = tl.load(values + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
-        best, total, acc = look(q, k, v, (slots < end) & (slots != slot), scale, best, total, acc)
+        seen = (slots < end) & (slots != slot) & (age(slots, slot, size) < window)
+        best, total, acc = look(q, k, v, seen, scale, best, total, acc)
 
     if active == 1:
         at_out = arranged((row * KV * G + kv * G + g)[:, None] * D + d[None, :], KV * G * D, PER)
