@@ -330,7 +330,8 @@ def main(argv):
         parser.error(f"--dtype is {options.dtype!r}, expected bfloat16, float16 or float32")
 
     shown = [word for word in argv if word not in ("--json", str(options.json))]
-    report = {"command": f"python -m minexaone bench {' '.join(shown)}", "hardware": hardware(device),
+    start = f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']}" if "WORLD_SIZE" in os.environ else "python"
+    report = {"command": f"{start} -m minexaone bench {' '.join(shown)}", "hardware": hardware(device),
               "software": {"python": platform.python_version(), "torch": torch.__version__},
               "model": options.shape or options.model or "shipped", "dtype": options.dtype, "results": []}
     if options.startup:

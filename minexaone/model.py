@@ -158,8 +158,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor | No
     query sees every key.
     """
     (B, H, T, D), (KV, K) = q.shape, k.shape[1:3]
-    if T == K and q_pos.dim() == 1 and (window is None or T <= window):  # the start of a text: plain causal attention
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    if q_pos.dim() == 1 and (window is None or K <= window):  # no padding, and nothing has left the window
+        if T == K:  # the start of a text
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        if T > 1 and q.is_cuda:  # its continuation, for which only CUDA has a kernel without a mask
+            from torch.nn.attention.bias import causal_lower_right  # slow to import
+
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(T, K), enable_gqa=True)
     out = []
     for start in range(0, T, BLOCK):
         end = min(start + BLOCK, T)
