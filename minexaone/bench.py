@@ -25,7 +25,7 @@ from tqdm import tqdm
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
-from minexaone.generation import PREFILL_CHUNK
+from minexaone.generation import PREFILL_CHUNK, PromptCache
 from minexaone.linear import processes
 from minexaone.linear.parallel import all_processes, tensor_parallel
 from minexaone.linear.rounding import quantize
@@ -46,6 +46,7 @@ OURS = ("naive", "clear", "fast", "int8", "int4", "clear-parallel", "fast-parall
 BITS = {"int8": 8, "int4": 4}  # of versions that are fast and quantised
 THEIRS = ("transformers", "transformers-compiled")
 WARM_UP = 4  # tokens not counted: they compile and record
+QUESTION = 32  # tokens that a second turn adds to the history
 
 
 # ------------------------------------------------------------------------------------------- ceilings of the machine
@@ -129,6 +130,12 @@ class Ours:
             times.append(time.perf_counter())
         self.model.fast = None
         return times
+
+    def first_token(self, prompt, prompt_cache=None):
+        """Take a prompt's first new token."""
+        self.model.fast = self.fast
+        next(self.model.stream(prompt, stop_ids=[], prompt_cache=prompt_cache))
+        self.model.fast = None
 
     @torch.inference_mode()
     def prefill(self, ids):
@@ -268,6 +275,30 @@ def measure_prefill(model, versions, length, rounds, peak, progress):
              "flops_share": flops / statistics.median(taken) / peak} for name, taken in seconds.items()]
 
 
+def measure_turn(model, versions, length, rounds, progress):
+    """Rows of results: seconds to the first token of a chat's second turn, after a history of `length` tokens, with
+    the cache of the first one kept and with everything read anew, by version, in alternating rounds."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (length + QUESTION,), generator=generator).tolist()
+    seconds = {(version.name, way): [] for version in versions for way in ("kept", "anew")}
+    for n in range(rounds + 1):
+        for version in versions:
+            cache = PromptCache()
+            version.first_token(ids[:length], cache)  # the first turn
+            kept = timed(model.device, version.first_token, ids, cache)
+            assert cache.reused == length, cache.reused
+            del cache  # before the next one needs the memory
+            anew = timed(model.device, version.first_token, ids)
+            if n:  # the first warms up
+                seconds[version.name, "kept"].append(kept)
+                seconds[version.name, "anew"].append(anew)
+            progress.update()
+    return [{"what": "turn", "version": name, "way": way, "history": length, "new": QUESTION, "seconds": taken,
+             "first_token_s": statistics.median(taken), "share": statistics.median(
+                 a / b for a, b in zip(taken, seconds[name, "anew"], strict=True))}
+            for (name, way), taken in seconds.items()]
+
+
 def import_times(rounds=5):
     """Median seconds of `import torch` and of `import minexaone`, in fresh processes by turns."""
     taken = {"torch": [], "minexaone": []}
@@ -306,13 +337,15 @@ def main(argv):
     parser.add_argument("--context", default="128", help="prompt lengths for decoding, as 128,32768 (128)")
     parser.add_argument("--rows", default="1", help="batch sizes for decoding (1)")
     parser.add_argument("--prefill", default="512", help="prompt lengths for prefill (512)")
+    parser.add_argument("--turn", default="", help="histories, as 4096: the time to the first token of a chat's second "
+                        "turn, with the first one's cache kept and with all read anew (none)")
     parser.add_argument("--new", type=int, default=64, help="tokens to decode (64)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; results are medians (3)")
     parser.add_argument("--startup", action="store_true", help="also time `import torch` and `import minexaone`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args(argv)
-    contexts, batches, lengths = (numbers(parser, name, getattr(options, name))
-                                  for name in ("context", "rows", "prefill"))
+    contexts, batches, lengths, histories = (numbers(parser, name, getattr(options, name))
+                                             for name in ("context", "rows", "prefill", "turn"))
     names = [name for name in f"{options.versions},{options.against}".split(",") if name]
     if unknown := set(names) - {*OURS, *THEIRS}:
         parser.error(f"unknown version {', '.join(sorted(unknown))}: choose from {', '.join(OURS + THEIRS)}")
@@ -361,11 +394,15 @@ def main(argv):
 
         report["software"]["transformers"] = transformers.__version__
     cached = [version for version in versions if version.name not in ("naive", "transformers-compiled")]
+    chatting = [version for version in cached if isinstance(version, Ours)]
     rounds, results = options.rounds, report["results"]
-    total = rounds * len(versions) * len(contexts) * len(batches) + (rounds + 1) * len(cached) * len(lengths)
+    total = (rounds * len(versions) * len(contexts) * len(batches)
+             + (rounds + 1) * (len(cached) * len(lengths) + len(chatting) * len(histories)))
     with tqdm(total=total, unit="run", disable=None) as progress:
         for length in lengths:
             results += measure_prefill(model, cached, length, rounds, peak, progress)
+        for length in histories:
+            results += measure_turn(model, chatting, length, rounds, progress)
         for context in contexts:
             for rows in batches:
                 results += measure_decode(model, versions, context, options.new, rows, rounds, progress)
@@ -406,6 +443,9 @@ def table(report):
         if row["what"] == "prefill":
             lines.append(f"prefill {row['length']:>7,}      {row['version']:22} {row['tokens_per_s']:>10,.1f} tokens/s "
                          f"{row['flops_per_s'] / 1e12:7.1f} TFLOP/s {row['flops_share']:6.1%} of a large product's")
+        elif row["what"] == "turn":
+            lines.append(f"turn after {row['history']:>7,}   {row['version']:17} {row['way']:4} "
+                         f"{row['first_token_s'] * 1000:>10,.1f} ms to the first token {row['share']:9.3f} of anew")
         else:
             lines.append(f"decode {row['context']:>7,} × {row['rows']:<3} {row['version']:22} "
                          f"{row['tokens_per_s']:>10,.1f} tokens/s {row['bytes_per_s'] / gb:8.1f} GB/s "

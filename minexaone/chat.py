@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 from copy import deepcopy
 
+from minexaone.generation import PromptCache
 from minexaone.habits import in_our_words
 from minexaone.reply import Reply, ReplyParser
 from minexaone.tools import argument_error, call_function, checked_json, tool_schema
@@ -35,6 +36,11 @@ class Chat:
 
     `messages` is the history, and `reply` what the last complete turn gave. A turn that fails or is interrupted leaves
     both as they were. Raises ValueError for a history that does not fit, RuntimeError for a second turn within one.
+
+    From turn to turn and round to round the model reads only what is new: `prompt_cache` keeps the rest, and its
+    `reused` says how many tokens of the last prompt that was. With reasoning the template drops a turn's thinking when
+    the next one begins. So that a model with sliding windows can take it back, these hold up to `max_new_tokens` tokens
+    more, at most twice the window; after a longer thought the history is read anew (see `PromptCache`).
     """
 
     def __init__(self, model, tokenizer, system=None, tools=(), reasoning=False, reasoning_budget=None, max_rounds=8,
@@ -46,7 +52,7 @@ class Chat:
         self.model, self.tokenizer, self.system = model, tokenizer, system
         self.reasoning, self.max_rounds, self.parse_special = reasoning, max_rounds, parse_special
         self.drop_oldest, self.options = drop_oldest, {"max_new_tokens": max_new_tokens, **in_our_words(sampling)}
-        self._busy = threading.Lock()
+        self.prompt_cache, self._busy = PromptCache(spare=max_new_tokens), threading.Lock()
         self.clear()
         if reasoning_budget is not None:
             self.options |= {"reasoning_budget": reasoning_budget, "think_end_id": tokenizer.think_end_id,
@@ -98,6 +104,8 @@ class Chat:
             prompt = self._prompt(messages, config.max_position_embeddings if config else None)
             n = self._replies + round
             options = self.options | ({"seed": (seed + n) % 2**62} if n and seed is not None else {})
+            if hasattr(self.model, "new_cache"):  # what only streams ids need not know of caches
+                options = {"prompt_cache": self.prompt_cache} | options
             parser = ReplyParser(self.tokenizer, self.reasoning, stop_ids)
             for id in self.model.stream(prompt, **options):
                 yield from parser.push(id)

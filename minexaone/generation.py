@@ -1,14 +1,17 @@
 """From logits to text: reading prompts, choosing one id after the other, knowing when to end.
 
 `model` is an `Exaone4`, which has these functions as methods, or anything like it: with `config`, `device`, `new_cache`
-and `fast`, and called as `Exaone4.forward` is. Shapes in comments: B rows, V vocabulary.
+and `fast`, and called as `Exaone4.forward` is; for a `PromptCache` also with `parameters` and `buffers`. Shapes in
+comments: B rows, V vocabulary.
 """
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -25,7 +28,8 @@ NOT_FINITE = -1  # in place of an id
 def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_tokens: int = 256,
              temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
              seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
-             think_end_id: int | None = None, close_ids: Sequence[int] = ()) -> list[int] | list[list[int]]:
+             think_end_id: int | None = None, close_ids: Sequence[int] = (),
+             prompt_cache: "PromptCache | None" = None) -> list[int] | list[list[int]]:
     """The new ids of one prompt, or of each in a batch of unequal lengths; options as in `stream`.
 
     Every row is what it would be alone, up to rounding; with a seed, row n draws as `stream(..., seed=seed + n)`.
@@ -33,7 +37,8 @@ def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new
     rows, single = as_rows(prompts)
     steps = list(stream(model, rows, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                         presence_penalty=presence_penalty, seed=seed, stop_ids=stop_ids,
-                        reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids))
+                        reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids,
+                        prompt_cache=prompt_cache))
     replies = [[id for id in row if id is not None] for row in zip(*steps, strict=True)]
     return replies[0] if single else replies
 
@@ -43,7 +48,8 @@ def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new
 def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_tokens: int = 256,
            temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
            seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
-           think_end_id: int | None = None, close_ids: Sequence[int] = ()) -> Iterator[int | list[int | None]]:
+           think_end_id: int | None = None, close_ids: Sequence[int] = (),
+           prompt_cache: "PromptCache | None" = None) -> Iterator[int | list[int | None]]:
     """Yield the ids that follow a prompt as they are drawn, the stop id included; of a batch, a list with one id for
     each row, None for rows that have ended.
 
@@ -52,9 +58,11 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
     of these from the fewest that reach this probability. presence_penalty: subtracted once from the logit of every id
     already generated. seed: an integer makes the draws repeatable. stop_ids: end after one of these (None: the
     checkpoint's). reasoning_budget: after so many ids without `think_end_id`, `close_ids` are written, which close the
-    thinking, and the answer follows (None: no limit).
+    thinking, and the answer follows (None: no limit). prompt_cache: of a single prompt, read only what it has not read
+    before, and keep it all for the next call.
     Raises ValueError for a prompt or an option that cannot be used, and RuntimeError if the model's logits are not
-    finite. The sampling options are as vLLM and the OpenAI API define them.
+    finite or another stream takes the prompt cache over. The sampling options are as vLLM and the OpenAI API define
+    them.
     """
     prompts, single = as_rows(prompts)
     check_generation(model.config, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
@@ -64,11 +72,15 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
     room = [min(max_new_tokens, model.config.max_position_embeddings - len(prompt)) for prompt in prompts]
     rows = [Row(left, stop_ids, reasoning_budget, think_end_id, close_ids) for left in room]
     choose = Sampler(model, len(rows), max(room), temperature, top_k, top_p, presence_penalty, seed)
-    cache, forward = model.new_cache(max(map(len, prompts)) + max(room)), model
-    with threads_for(model, sum(map(len, prompts))):
-        if model.fast:
-            forward = model.fast.renewed()
-        ids = choose(prefill(forward, prompts, cache, model.device))
+    forward, length = model.fast.renewed() if model.fast else model, max(map(len, prompts)) + max(room)
+    cache, unread, read = model.new_cache(length), prompts, []
+    if prompt_cache is not None:
+        if not isinstance(prompt_cache, PromptCache) or len(prompts) > 1:
+            raise ValueError(f"prompt_cache is {prompt_cache!r:.80}, expected a PromptCache and a single prompt")
+        cache, unread, read = prompt_cache.fit(model, prompts[0], length)
+    with threads_for(model, sum(map(len, unread))):
+        ids = choose(prefill(forward, unread, cache, model.device))
+    read += unread[0]
 
     def step():  # touches tensors only, always the same ones, so that `captured` can record and replay it
         choose.note(ids)
@@ -88,12 +100,16 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
         yield new[0] if single else new
         if not any(row.running for row in rows):
             return
+        if prompt_cache is not None and prompt_cache.ids is not read:
+            raise RuntimeError("another stream has taken over the prompt cache of this one: give each its own")
         with threads_for(model, len(rows)):
             step()
+        read += new
 
 
 def prefill(forward, prompts: list[list[int]], cache, device: torch.device) -> Tensor:
-    """Read the prompts into an empty cache, a chunk at a time; returns the logits [B, 1, V] of what follows them.
+    """Read the prompts into an empty cache, or a single one after what is in it, a chunk at a time; returns the logits
+    [B, 1, V] of what follows them.
 
     Rows are padded on the left, so that all end in one column.
     """
@@ -104,6 +120,44 @@ def prefill(forward, prompts: list[list[int]], cache, device: torch.device) -> T
     for part, kept in zip(ids.split(chunk, 1), mask.split(chunk, 1), strict=True):
         logits = forward(part, cache, kept, logits_to_keep=1)
     return logits
+
+
+class PromptCache:
+    """Keeps what has been read of one prompt and its reply, so that the next prompt is read only from where it differs:
+    `model.stream(prompt, prompt_cache=kept)`, as `Chat` does at every turn.
+
+    Everything is read anew where the prompts differ from their first id on; where the rings of sliding layers have
+    moved on too far to go back (see `KVCache.rewind`); after an interruption in the midst of a forward pass; and once
+    the model has other weights: loaded, trained, converted, moved, with an adapter or without. (Only what is written
+    through `.data`, which PyTorch does not count, or done by hooks goes unnoticed.)
+    spare: how many tokens can always be taken back, a slot in every sliding layer for each; at most a window of them,
+    so that rings grow to no more than twice their size. Global layers can always go back.
+
+    ids: what has been read. reused: how many ids of the last prompt were not read again.
+    """
+
+    def __init__(self, spare: int = 0):
+        self.spare, self.ids, self.reused = spare, [], 0
+        self.cache = self.weights = None
+
+    def fit(self, model, prompt: list[int], max_length: int) -> tuple:
+        """(cache, unread, ids): the cache holds the beginning of the prompt, and will have room for max_length tokens;
+        unread, a list of one prompt, is what to read, at least the last id, whose logits are wanted; and what has been
+        read must be added to ids."""
+        shared = 0
+        weights = [(weakref.ref(tensor.untyped_storage()), None if tensor.is_inference() else tensor._version)
+                   for tensor in (*model.parameters(), *model.buffers())]
+        if weights == self.weights and len(self.ids) == self.cache.length:  # no forward pass was left half done
+            pairs = zip(self.ids, prompt[:-1], strict=False)
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            try:
+                self.cache.rewind(shared)
+            except ValueError:
+                shared = 0
+        if not shared:
+            self.cache = model.new_cache(max_length, min(self.spare, model.config.sliding_window or 0))
+        self.cache.max_length, self.weights, self.ids, self.reused = max_length, weights, prompt[:shared], shared
+        return self.cache, [prompt[shared:]], self.ids
 
 
 def captured(step: Callable, count: Callable) -> Callable:

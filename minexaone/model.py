@@ -312,8 +312,8 @@ class KVCache:
         for window, keys in zip(self.windows, self.keys, strict=True):
             size = 0 if keys is None else keys.shape[2]
             if window and ((longest > size) & (longest - length > size - window + 1)).any():
-                raise ValueError(f"a window of {window:,} tokens and {size - window:,} spare ones have moved on too far "
-                                 "to go back there: read the text anew, or give the cache more spare slots")
+                raise ValueError(f"a window of {window:,} tokens and {size - window:,} spare ones have moved on too "
+                                 "far to go back there: read the text anew, or give the cache more spare slots")
         self.longest, self.past, self.length = longest, length, length
         self.columns = int(torch.as_tensor(length).max())
 

@@ -48,7 +48,7 @@ def test_prefill_flops(length):
 
 def test_the_command_measures_and_writes_what_it_measured(tmp_path, capsys):
     options = ["--versions", "naive,clear", "--against", "transformers", "--device", "cpu", "--context", "30", "--rows",
-               "1,2", "--prefill", "40", "--new", "6", "--rounds", "1"]
+               "1,2", "--prefill", "40", "--new", "6", "--rounds", "1", "--turn", "400"]
     assert main(["bench", *options, "--json", str(tmp_path / "r.json")]) == 0
     report, printed = json.loads((tmp_path / "r.json").read_text()), capsys.readouterr().out
     decode = [row for row in report["results"] if row["what"] == "decode"]
@@ -59,6 +59,10 @@ def test_the_command_measures_and_writes_what_it_measured(tmp_path, capsys):
         assert len(row["seconds"]) == 1 and 0 < row["roofline_share"] < 1
         assert row["tokens_per_s"] * row["bytes"] == pytest.approx(row["rows"] * row["bytes_per_s"])
         assert f"{row['tokens_per_s']:,.1f} tokens/s" in printed
+    kept, anew = (row for row in report["results"] if row["what"] == "turn")
+    assert (kept["version"], kept["way"], anew["way"]) == ("clear", "kept", "anew") and anew["share"] == 1
+    assert kept["first_token_s"] == kept["seconds"][0] == pytest.approx(kept["share"] * anew["seconds"][0])
+    assert f"{kept['first_token_s'] * 1000:,.1f} ms to the first token" in printed
     pytest.importorskip("matplotlib")
     bench.plot([tmp_path / "r.json"], tmp_path / "r.svg")
     drawn = (tmp_path / "r.svg").read_text()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minexaone.config_json import GLOBAL, SLIDING
+from minexaone.generation import PromptCache, prefill
 from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4, KVCache
 
@@ -93,6 +94,40 @@ def test_prompts_chunks_and_steps_have_the_logits_of_the_clear_path(make, config
         assert ours.square().mean() < 1.2**2 * plain.square().mean() and ours.max() < 0.05
     else:  # float32: only the order of sums differs
         assert ours.max() < 1e-5
+
+
+@pytest.mark.parametrize("config", [HYBRID, ALL_GLOBAL], ids=["hybrid", "global"])
+def test_a_kept_cache_goes_on_with_other_prompts(make, config):
+    clear, fast, exact = make(config)
+    text, kept, errors = torch.randint(0, 24, (70,)).tolist(), PromptCache(WINDOW), []
+    for turn, (back, new) in enumerate([(0, 0), (0, 5), (9, 4), (12, 1), (3, 7)]):  # one step, and some at once
+        text = text[:len(text) - back] + torch.randint(0, 24, (new,)).tolist()
+        cache, unread, read = kept.fit(clear, text, len(text) + 10)
+        assert turn == 0 or len(unread[0]) == max(new, 1)
+        whole = torch.tensor([text], device=clear.device)
+        with torch.inference_mode():
+            ours = prefill(fast, unread, cache, clear.device).float()
+            read += unread[0]
+            true, plain = (model(whole, logits_to_keep=1).float() for model in (exact, clear))
+        errors.append([(logits - true).norm() / true.norm() for logits in (plain, ours)])
+    plain, ours = torch.tensor(errors).T
+    if CUDA:
+        assert ours.square().mean() < 1.5**2 * plain.square().mean() and ours.max() < 0.05
+    else:
+        assert ours.max() < 1e-5
+
+
+@pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")
+def test_recorded_steps_go_on_with_a_kept_cache():
+    model, kept = speed_up(Exaone4.from_pretrained(dtype="bfloat16", device="cuda")), PromptCache(64)
+    text, equal = [5 + i % 2000 for i in range(300)], 0
+    for turn in range(6):
+        reply = model.generate(text, max_new_tokens=40, stop_ids=[], prompt_cache=kept)
+        anew = model.generate(text, max_new_tokens=40, stop_ids=[])
+        assert (kept.reused == 0) == (turn == 0) and kept.cache.length == len(kept.ids) == len(text) + 39
+        equal += next((n for n, (a, b) in enumerate(zip(reply, anew, strict=True)) if a != b), 40)
+        text += reply[:40 - 5 * turn] + [7 + turn] * 9
+    assert equal > 0.8 * 240  # rounding may decide between near ties
 
 
 def test_a_whole_prompt_gives_the_logits_of_every_token(make):
