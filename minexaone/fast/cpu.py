@@ -48,7 +48,7 @@ def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Ten
     bits, words = 32 // count, words.view(torch.int32)
     x = x if order is None else x[order]
     by_group = x.view(scale.shape[1] * scale.shape[2], -1, count)  # one of the two is 1
-    x = by_group.permute(1, 2, 0) if scale.shape[1] == 1 else by_group.transpose(1, 2)  # [first, count, last]
+    x = by_group.permute(1, 2, 0) if scale.shape[2] > 1 else by_group.transpose(1, 2)  # [first, count, last]
     # All but the last value of a word have half their range added, `pack4`'s 8 or here 128, which `start` takes off; the
     # last has the word's sign.
     words = words ^ (-0x80000000 if bits == 4 else 0x00808080)
@@ -56,7 +56,8 @@ def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Ten
     powers = torch.tensor([2.0**(-bits * k) for k in range(count)])
     x = stored((x * powers[:, None]).flatten()).view(first, count, last)
     masks = [(2**bits - 1) << bits * k for k in range(count - 1)] + [-1 << 32 - bits]
-    y = sum(((words & mask).float() * x[:, k] for k, mask in enumerate(masks)), start) * scale
+    products = [(words & mask).float() * x[:, k] for k, mask in enumerate(masks)]
+    y = (sum(products[::2], start) + sum(products[1::2])) * scale  # two sums, which do not wait for each other
     return y.sum((1, 2)) if added is None else y.sum((1, 2)) + (added * stored(by_group.sum((1, 2)))).sum(-1)
 
 

@@ -65,7 +65,7 @@ def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor | N
     scale, added = module.scale.float(), None if module.offset is None else module.offset.float()
     if module.zero is not None:
         added = (0 if added is None else added) - module.zero * scale
-    if width % LANES == 0:
+    if width % LANES == 0 or groups == 1:
         words = module.weight.contiguous().view(torch.int32).unflatten(1, (groups, width))
         return words, scale[:, :, None], added, module.order
     if module.weight.dim() == 2:
