@@ -307,7 +307,8 @@ def packed(model, bits=4, group=32, zero=False, offset=False, order=False, dtype
 
 
 @pytest.mark.parametrize("options", [{"group": 64, "zero": True, "order": True}, {"group": -1, "offset": True},
-                                     {"group": 16, "zero": True}, {"bits": 8, "order": True}, {"bits": 8, "group": 16, "offset": True},
+                                     {"group": 16, "zero": True}, {"bits": 8, "order": True},
+                                     {"bits": 8, "group": 16, "offset": True},
     {"bits": 8, "group": 64, "zero": True, "order": True}, {"group": 128, "offset": True, "order": True},
     {"bits": 8, "group": -1}], ids=str)
 def test_steps_with_packed_weights_equal_the_clear_path(options):

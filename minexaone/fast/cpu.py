@@ -49,8 +49,8 @@ def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Ten
     x = x if order is None else x[order]
     by_group = x.view(scale.shape[1] * scale.shape[2], -1, count)  # one of the two is 1
     x = by_group.permute(1, 2, 0) if scale.shape[2] > 1 else by_group.transpose(1, 2)  # [first, count, last]
-    # All but the last value of a word have half their range added, `pack4`'s 8 or here 128, which `start` takes off; the
-    # last has the word's sign.
+    # All but the last value of a word have half their range added, `pack4`'s 8 or here 128, which `start` takes off;
+    # the last has the word's sign.
     words = words ^ (-0x80000000 if bits == 4 else 0x00808080)
     start = stored((x[:, :-1].sum(1) * -2**(bits - 1)).flatten()).view(first, last)
     powers = torch.tensor([2.0**(-bits * k) for k in range(count)])
