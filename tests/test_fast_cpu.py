@@ -10,8 +10,9 @@ from minexaone import threads
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.fast.cpu import FastCPU
-from minexaone.linear import fuse
-from minexaone.linear.packed import PackedLinear, pack4
+from minexaone.linear import fuse, word_form
+from minexaone.linear.ggml import packed_blocks
+from minexaone.linear.packed import PackedEmbedding, PackedLinear, pack4, tied_head
 from minexaone.model import Config, Exaone4, KVCache
 
 W = 8
@@ -306,9 +307,12 @@ def packed(model, bits=4, group=32, zero=False, offset=False, order=False, dtype
 
 
 @pytest.mark.parametrize("options", [{"group": 64, "zero": True, "order": True}, {"group": -1, "offset": True},
-                                     {"group": 16, "zero": True}, {"bits": 8, "order": True}], ids=str)
+                                     {"group": 16, "zero": True}, {"bits": 8, "order": True},
+                                     {"bits": 8, "group": 16, "offset": True},
+    {"bits": 8, "group": 64, "zero": True, "order": True}, {"group": 128, "offset": True, "order": True},
+    {"bits": 8, "group": -1}], ids=str)
 def test_steps_with_packed_weights_equal_the_clear_path(options):
-    model = packed(random_model(ROUND), **options)
+    model = packed(random_model(replace(ROUND, hidden_size=128)), **options)
     fast, ids = FastCPU(model), tokens(3 * W)
     clear = steps(ids, 5, model)
     assert (steps(ids, 5, model, fast) - clear).abs().max() <= 2e-5 * clear.std()  # nothing is rounded but the sums
@@ -349,3 +353,64 @@ def test_the_fast_path_follows_packed_weights():
     after = model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
     model.fast = None
     assert after == model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[]) != before
+
+
+def parts_of(model):
+    return {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+
+def equal(these, those):
+    return these.keys() == those.keys() and all(torch.equal(these[key], those[key]) for key in these)
+
+
+@pytest.mark.parametrize("options", [{"zero": True}, {"bits": 8, "group": 16}], ids=str)
+def test_weights_put_into_another_order_in_memory_are_the_same_model(tmp_path, options):
+    model, ids = packed(random_model(ROUND), **options), tokens(12)
+    expected, before = model(ids), parts_of(model)
+    model.save_pretrained(tmp_path / "before")
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            word_form(module)
+    weight = model.layers[0].mlp.down_proj.weight
+    assert weight.dim() == 4 and not weight.is_contiguous()  # else this tests nothing
+    twin = copy.deepcopy(model)
+    for changed in (model, twin, copy.deepcopy(model).double().float()):
+        assert torch.equal(changed(ids), expected) and equal(changed.state_dict(), before)
+        assert changed.layers[0].mlp.down_proj.shape == (ROUND.hidden_size, ROUND.intermediate_size)
+    model.save_pretrained(tmp_path / "after")
+    assert (tmp_path / "after/model.safetensors").read_bytes() == (tmp_path / "before/model.safetensors").read_bytes()
+    assert (steps(ids, 5, FastCPU(twin)) - expected[0]).abs().max() <= 2e-5 * expected.std()  # a second time
+    assert twin.to("meta").layers[0].mlp.down_proj.weight.dim() == 2  # on other devices as it is stored
+
+
+def test_gguf_blocks_do_not_depend_on_the_order_in_memory():
+    for bits in (4, 8):
+        matrix = packed(random_model(ROUND), bits).layers[0].mlp.down_proj
+        before = packed_blocks(matrix)
+        word_form(matrix)
+        assert torch.equal(packed_blocks(matrix), before)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_packed_weights_loaded_later_are_the_ones_that_generate(assign):
+    model, other = speed_up(packed(random_model(ROUND))), packed(random_model(ROUND))
+    for module in other.layers.modules():
+        if isinstance(module, PackedLinear):
+            module.weight = module.weight.flip(0).contiguous()
+    before = model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
+    expected = other.generate([3, 4, 5], max_new_tokens=12, stop_ids=[])
+    model.load_state_dict(other.state_dict(), assign=assign)
+    assert model.generate([3, 4, 5], max_new_tokens=12, stop_ids=[]) == expected != before
+
+
+def test_a_tied_packed_head_stays_one_matrix():
+    model, ids = random_model(TIED), tokens(12)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-128, 128, (300, 48), generator=generator, dtype=torch.int8)
+    model.embed_tokens = PackedEmbedding(values, torch.rand(300, 3, generator=generator) / 300, 16, dtype=torch.float32)
+    model.lm_head = tied_head(model.embed_tokens)
+    with torch.inference_mode():
+        expected = model(ids)[0]
+    fast = FastCPU(model)
+    assert model.embed_tokens.weight.data_ptr() == model.lm_head.weight.data_ptr() == fast.head_weight[0].data_ptr()
+    assert (steps(ids, 3, fast) - expected).abs().max() <= 2e-5 * expected.std()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minexaone.fast.base import FastPath
+from minexaone.fast.base import FastPath, fingerprint
 from minexaone.linear import Packed, kernel_form, word_form
 from minexaone.model import KVCache, apply_rope, attention
 from minexaone.threads import threads_for
@@ -37,18 +37,28 @@ def matvec(weight: tuple, x: Tensor) -> Tensor:
     return (weight[0].float() * stored(x)).sum(-1)
 
 
-def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Tensor, x: Tensor) -> Tensor:
-    """As `matvec`, of what `word_form` gives, the words seen as float32; each value is unpacked in a register."""
-    _, groups, width = words.shape
-    count = len(order) // (groups * width)  # of the values in a word
+def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Tensor | None, x: Tensor) -> Tensor:
+    """As `matvec`, of what `word_form` gives, the words seen as float32; each value is unpacked in a register.
+
+    It stays where it is in its word, value · 2^(bits · k), which one operation masks and float32 holds exactly; x is
+    divided by that power instead, once for all rows.
+    """
+    _, first, last = words.shape
+    count = len(x) // (first * last)  # of the values in a word
     bits, words = 32 // count, words.view(torch.int32)
-    if bits == 4:
-        words = words ^ -0x77777778  # in two's complement from here on: `pack4` added 8, which turns the sign round
-    x = stored(x[order]).view(groups, count, width)
-    # Shifted to the word's top a value loses those above it, and comes down with its sign.
-    values = [words << 32 - bits * (k + 1) >> 32 - bits for k in range(count)]
-    y = sum(value.float() * x[:, k] for k, value in enumerate(values)).sum(-1) * scale  # [out, groups]
-    return (y if added is None else y + added * x.sum((1, 2))).sum(-1)
+    x = x if order is None else x[order]
+    by_group = x.view(scale.shape[1] * scale.shape[2], -1, count)  # one of the two is 1
+    x = by_group.permute(1, 2, 0) if scale.shape[2] > 1 else by_group.transpose(1, 2)  # [first, count, last]
+    # All but the last value of a word have half their range added, `pack4`'s 8 or here 128, which `start` takes off;
+    # the last has the word's sign.
+    words = words ^ (-0x80000000 if bits == 4 else 0x00808080)
+    start = stored((x[:, :-1].sum(1) * -2**(bits - 1)).flatten()).view(first, last)
+    powers = torch.tensor([2.0**(-bits * k) for k in range(count)])
+    x = stored((x * powers[:, None]).flatten()).view(first, count, last)
+    masks = [(2**bits - 1) << bits * k for k in range(count - 1)] + [-1 << 32 - bits]
+    products = [(words & mask).float() * x[:, k] for k, mask in enumerate(masks)]
+    y = (sum(products[::2], start) + sum(products[1::2])) * scale  # two sums, which do not wait for each other
+    return y.sum((1, 2)) if added is None else y.sum((1, 2)) + (added * stored(by_group.sum((1, 2)))).sum(-1)
 
 
 def matvec_weight(module) -> tuple:
@@ -102,7 +112,12 @@ class FastCPU(FastPath):
         check_compiler()
         super().__init__(model)
         self.layers = [layer_weights(layer) for layer in model.layers]
-        self.head_weight = matvec_weight(model.lm_head or model.embed_tokens)
+        embedding, projection = model.embed_tokens, model.lm_head or model.embed_tokens
+        tied = projection.weight.data_ptr() == embedding.weight.data_ptr()
+        self.head_weight = matvec_weight(projection)
+        if tied and isinstance(projection, Packed):
+            embedding.weight = projection.weight  # whatever order in memory it has got
+        self.fingerprint = fingerprint(model)
         self.before, self.after, self.head = (torch.compile(part, fullgraph=True, dynamic=False, options=OPTIONS)
                                               for part in (before_attention, after_attention, head))
         start = time.perf_counter()

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from minexaone.linear.packed import Packed, PackedEmbedding, PackedLinear
 
+LANES = 16  # numbers of 32 bits in the widest vector register of a CPU (AVX-512)
+
 
 def altered(module: nn.Module) -> bool:
     """Whether calling the module does something else than its class says: it has hooks, or a forward of its own."""
@@ -43,13 +45,14 @@ def tensors_of(module: nn.Module) -> tuple[Tensor, ...]:
     raise ValueError(f"a {type(module).__name__} has no kernel form")
 
 
-def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """What a kernel needs that takes the values four bytes at a time.
+def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What a kernel needs that takes the values four bytes at a time, several words at once.
 
-    words: int32 [O, groups, n], the bytes as they are stored. scale: float32 [O, groups]. What is added to a group's
-    values once they are scaled: likewise, or None. order: int64 [I], the inputs group by group, in each first those of
-    the lowest bits of all its words. ValueError for what has no kernel: float8, tables of values, groups that do not
-    fill a row, or of which some share a word.
+    words: int32 [O, groups, n], and scale: float32 [O, groups, 1], if a vector register can be filled with words of one
+    group. Otherwise with the same word of several groups: int32 [O, n, groups] and float32 [O, 1, groups]; the module's
+    weight is put into this order and becomes a view of it. What is added to a group's values once they are scaled:
+    float32 [O, groups], or None. order: the module's. ValueError for what has no kernel: float8, tables of values,
+    groups that do not fill a row, or of which some share a word.
     """
     tensors_of(module)
     inputs, count = module.shape[1], 32 // module.bits
@@ -58,13 +61,17 @@ def word_form(module: Packed) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
             f"groups of {module.group} in {inputs:,} inputs" if inputs % module.group or module.group % count else None)
     if what:
         raise ValueError(f"a {type(module).__name__} with {what} has no kernel form")
-    groups = inputs // module.group
-    words = module.weight.contiguous().view(torch.int32).unflatten(1, (groups, -1))
+    groups, width = inputs // module.group, module.group // count
     scale, added = module.scale.float(), None if module.offset is None else module.offset.float()
     if module.zero is not None:
         added = (0 if added is None else added) - module.zero * scale
-    order = torch.arange(inputs, device=words.device) if module.order is None else module.order
-    return words, scale, added, order.view(groups, -1, count).transpose(1, 2).flatten()
+    if width % LANES == 0 or groups == 1:
+        words = module.weight.contiguous().view(torch.int32).unflatten(1, (groups, width))
+        return words, scale[:, :, None], added, module.order
+    if module.weight.dim() == 2:
+        octets = module.weight.unflatten(1, (groups, width, 4))
+        module.weight = octets.transpose(1, 2).contiguous().transpose(1, 2)
+    return module.weight.transpose(1, 2).flatten(2).view(torch.int32), scale[:, None], added, module.order
 
 
 @torch.no_grad()

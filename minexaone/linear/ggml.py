@@ -122,7 +122,8 @@ def packed_blocks(module: Packed) -> Tensor:
     """The blocks of a packed matrix that has a `block_kind`, uint8 [O, bytes of a row]."""
     blocks = module.shape[1] // 32
     scale = module.scale.half().repeat_interleave(-(-module.group // 32), dim=1)[:, :blocks]
-    values = (unpack4(module.weight) if module.bits == 4 else module.weight).unflatten(1, (blocks, 32))
+    weight = module.weight.flatten(1)
+    values = (unpack4(weight) if module.bits == 4 else weight).unflatten(1, (blocks, 32))
     if module.bits == 4:
         low, high = (values + 8).view(torch.uint8).unflatten(2, (2, 16)).unbind(2)
         values = low | high << 4

@@ -37,8 +37,9 @@ def of_products(x: Tensor) -> torch.dtype:
 class Packed(nn.Module):
     """A matrix [O, I] as it is stored.
 
-    weight: the values, int8 or float8_e4m3fn [O, I], or uint8 [O, I / 2] by `pack4`. scale: floating [O, groups]; the
-    last group may be short, and groups of 4-bit values are even. zero: int8 [O, groups], or None where it is 0
+    weight: the values, int8 or float8_e4m3fn [O, I], or uint8 [O, I / 2] by `pack4`; where `word_form` has put them
+    into another order in memory, a view of them whose flatten(1) is that. scale: floating [O, groups]; the last group
+    may be short, and groups of 4-bit values are even. zero: int8 [O, groups], or None where it is 0
     everywhere; offset: floating, likewise. order: int64 [I], which input belongs to each column of values, or None for
     their own order. table: float32 [16], what the values of 4 bits stand for, or None for themselves.
     """
@@ -59,7 +60,7 @@ class Packed(nn.Module):
     @property
     def shape(self) -> tuple[int, int]:
         """(O, I)."""
-        return self.weight.shape[0], self.weight.shape[1] * (8 // self.bits)
+        return len(self.weight), self.weight[0].numel() * (8 // self.bits)
 
     def halves(self, index: slice | Tensor) -> Tensor:
         """Some rows of the matrix in float32, [n, I]; of 4 bits first the even inputs, then the odd ones, since to
@@ -67,7 +68,7 @@ class Packed(nn.Module):
         groups, inputs = self.scale.shape[1], self.shape[1]
         zero, scale, offset = (None if part is None else part[index, :, None].float()
                                for part in (self.zero, self.scale, self.offset))
-        weight, parts = self.weight[index], []
+        weight, parts = self.weight[index].flatten(1), []
         for values in (weight & 15, weight >> 4) if self.bits == 4 else (weight,):
             values = self.table[values.long()] if self.table is not None else values.float()
             if self.bits == 4 and self.table is None:
@@ -94,9 +95,19 @@ class Packed(nn.Module):
     def _apply(self, fn, recurse=True):
         """Goes where the model goes, and stays as precise as it is: `model.to(torch.bfloat16)` changes nothing here."""
         device = fn(self.scale.new_empty(0)).device
+        if device != self.weight.device:
+            self.weight = self.weight.flatten(1)
         for name, buffer in self._buffers.items():
             self._buffers[name] = None if buffer is None else buffer.to(device)
         return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = destination[prefix + "weight"].flatten(1)
+
+    def _load_from_state_dict(self, *args):
+        self.weight = self.weight.flatten(1)
+        super()._load_from_state_dict(*args)
 
 
 class PackedLinear(Packed):
@@ -115,7 +126,7 @@ class PackedLinear(Packed):
             return F.linear(torch.cat((x[..., ::2], x[..., 1::2]), -1), self.unpacked(x.dtype, self.halves)).to(out)
         if self.scale.shape[1] == 1 and self.zero is self.offset is None and x.dtype != torch.float16:
             # One scale a row can wait for the product (which might overflow in float16).
-            return (F.linear(x, self.weight.to(x.dtype)) * self.scale[:, 0]).to(out)
+            return (F.linear(x, self.weight.flatten(1).to(x.dtype)) * self.scale[:, 0]).to(out)
         return F.linear(x, self.unpacked(x.dtype)).to(out)
 
 

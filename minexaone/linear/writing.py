@@ -63,7 +63,7 @@ def words(fields: Tensor, bits: int) -> Tensor:
 
 def _fields(module: Packed) -> Tensor:
     """The values [O, I] as they are stored, uint8 from 0, in the inputs' own order."""
-    values = unpack4(module.weight) if module.bits == 4 else module.weight
+    values = unpack4(module.weight.flatten(1)) if module.bits == 4 else module.weight.flatten(1)
     if module.order is not None:
         values = values[:, module.order.argsort()]
     return (values.short() + 2**(module.bits - 1)).to(torch.uint8)
@@ -125,7 +125,7 @@ def _gptq_config(packed, dense, groups, form) -> dict:
 def _compressed(name, module, form) -> dict[str, Tensor]:
     """As the format stores a matrix: see `_scheme`. weight_packed [O, ceil(I/p)], weight_zero_point [ceil(O/p), G]."""
     if _scheme(name, module, -1, form)["format"] != "pack-quantized":
-        return {"weight": module.weight, "weight_scale": module.scale}
+        return {"weight": module.weight.flatten(1), "weight_scale": module.scale}
     tensors = {"weight_packed": words(_fields(module), module.bits), "weight_scale": module.scale,
                "weight_shape": torch.tensor(module.shape)}
     if module.zero is not None:
