@@ -8,6 +8,7 @@ import torch
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.model import Config, Exaone4
+from minexaone.scoring.acceptance import acceptance
 from minexaone.speculation import DraftModel, PromptLookup
 from minexaone.tokenizer import Tokenizer
 
@@ -238,3 +239,12 @@ def test_a_needle_is_copied_in_fewer_passes():
     reply, alone, _ = passes(model, prompt, max_new_tokens=60)
     assert passes(model, prompt, max_new_tokens=60, draft=PromptLookup(4))[0] == reply
     assert passes(model, prompt, max_new_tokens=60, draft=PromptLookup(4))[1] < alone == len(reply)
+
+
+def test_acceptance_counts_tokens_and_passes():
+    model, tokenizer = Exaone4.from_pretrained(dtype="float32", device="cpu"), Tokenizer.from_pretrained()
+    drafts = {"none": None, "lookup": PromptLookup(4)}
+    rows = acceptance(model, tokenizer, drafts, 1, ["call"], most=30)
+    assert [row["draft"] for row in rows] == ["none", "lookup"] * 2
+    for none, lookup in zip(rows[::2], rows[1::2], strict=True):
+        assert none["tokens"] == none["passes"] == lookup["tokens"] > lookup["passes"]
