@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -25,11 +26,12 @@ from tqdm import tqdm
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
-from minexaone.generation import PREFILL_CHUNK, PromptCache
+from minexaone.generation import PromptCache, prefill
 from minexaone.linear import processes
 from minexaone.linear.parallel import all_processes, tensor_parallel
 from minexaone.linear.rounding import quantize
 from minexaone.model import Config, Exaone4, KVCache, cache_bytes, pick_device
+from minexaone.speculation import DraftModel
 
 SCALING = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 8192}
@@ -141,8 +143,52 @@ class Ours:
     def prefill(self, ids):
         """Run a prompt, as generation does."""
         cache = KVCache(self.model.config, ids.shape[1] + 1)
-        for part in ids.split(getattr(self.fast, "prefill_chunk", PREFILL_CHUNK), 1):
-            (self.fast or self.model)(part, cache, logits_to_keep=1)
+        prefill(self.fast or self.model, ids.tolist(), cache, ids.device)
+
+
+class Forced:
+    """A draft whose guesses are right with a given probability, whatever a model says: it knows the reply.
+
+    draft: a draft model whose guesses are computed, so that their time counts, and then replaced; None: they cost none.
+    """
+
+    def __init__(self, replies, num_tokens, rate, vocab_size, draft=None):
+        self.replies, self.num_tokens, self.rate = replies, num_tokens, rate
+        self.vocab_size, self.draft, self.random = vocab_size, draft, random.Random(0)
+
+    def begin(self, model, texts, longest, choose):
+        """See `minexaone.speculation`."""
+        starts = [len(text) for text in texts]
+        compute = self.draft.begin(model, texts, longest, choose) if self.draft else lambda: None
+
+        def propose():
+            compute()
+            places = [len(text) - start for text, start in zip(texts, starts, strict=True)]
+            return [[id if self.random.random() < self.rate else (id + 1) % self.vocab_size
+                     for id in reply[at:at + self.num_tokens]]
+                    for reply, at in zip(self.replies, places, strict=True)]
+
+        return propose
+
+
+class Drafted(Ours):
+    """The fast path with a `Forced` draft; its tokens per second are those that come, not the guesses."""
+
+    def __init__(self, name, fast, num_tokens, rate, small=None):
+        self.name, self.model, self.fast = name, fast.model, fast.fast
+        self.num_tokens, self.rate, self.small = num_tokens, rate, small and DraftModel(small, num_tokens)
+        self.replies = {}
+
+    def decode(self, prompts, new):
+        """The times at which each of `new` tokens was there: several of a pass at once."""
+        self.model.fast, times, key = self.fast, [], (len(prompts), len(prompts[0]), new)
+        if key not in self.replies:  # and, compiled by now, how often a guess really is right: near ties may differ
+            self.replies[key] = self.model.generate(prompts, max_new_tokens=new, stop_ids=[])
+        draft = Forced(self.replies[key], self.num_tokens, self.rate, self.model.config.vocab_size, self.small)
+        for _ in self.model.stream(prompts, max_new_tokens=new, stop_ids=[], draft=draft):
+            times.append(time.perf_counter())
+        self.model.fast = None
+        return times
 
 
 class Transformers:
@@ -341,6 +387,10 @@ def main(argv):
                         "turn, with the first one's cache kept and with all read anew (none)")
     parser.add_argument("--new", type=int, default=64, help="tokens to decode (64)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; results are medians (3)")
+    parser.add_argument("--accept", default="", help="also the fast path with guesses checked together, of which this "
+                        "share is right, as 0.6,0.8: random weights cannot show how many would be")
+    parser.add_argument("--draft-tokens", type=int, default=4, help="guesses in a pass (4)")
+    parser.add_argument("--draft-shape", choices=SHAPES, help="count the time of a draft model of this shape, too")
     parser.add_argument("--startup", action="store_true", help="also time `import torch` and `import minexaone`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args(argv)
@@ -351,6 +401,14 @@ def main(argv):
         parser.error(f"unknown version {', '.join(sorted(unknown))}: choose from {', '.join(OURS + THEIRS)}")
     if options.new < WARM_UP + 2 or options.rounds < 1:
         parser.error(f"--new must be at least {WARM_UP + 2} and --rounds at least 1")
+    try:
+        rates = [float(rate) for rate in options.accept.split(",") if rate]
+    except ValueError:
+        rates = [-1.0]
+    if options.draft_tokens < 1 or not all(0 <= rate <= 1 for rate in rates):
+        parser.error("--accept wants numbers from 0 to 1, as 0.6,0.8, and --draft-tokens at least 1")
+    if rates and "fast" not in names:
+        parser.error("--accept needs the version fast")
     if options.shape and options.model:
         parser.error("give a model or --shape, not both")
     if any(name.endswith("parallel") for name in names) and "WORLD_SIZE" not in os.environ:
@@ -389,6 +447,12 @@ def main(argv):
         versions.append((Ours if name in OURS else Transformers)(name, like))
         if name in ("fast", "fast-parallel", *BITS):
             report.setdefault("prepare_s", {})[name] = time.perf_counter() - start
+    small = random_model(SHAPES[options.draft_shape], dtype, device) if options.draft_shape else None
+    if small:
+        speed_up(small)
+    fast = next((version for version in versions if version.name == "fast"), None)
+    drafted = [Drafted(f"fast, {options.draft_tokens} × {rate:g}", fast, options.draft_tokens, rate, small)
+               for rate in rates]
     if options.against:
         import transformers
 
@@ -396,7 +460,7 @@ def main(argv):
     cached = [version for version in versions if version.name not in ("naive", "transformers-compiled")]
     chatting = [version for version in cached if isinstance(version, Ours)]
     rounds, results = options.rounds, report["results"]
-    total = (rounds * len(versions) * len(contexts) * len(batches)
+    total = (rounds * len(versions + drafted) * len(contexts) * len(batches)
              + (rounds + 1) * (len(cached) * len(lengths) + len(chatting) * len(histories)))
     with tqdm(total=total, unit="run", disable=None) as progress:
         for length in lengths:
@@ -405,7 +469,7 @@ def main(argv):
             results += measure_turn(model, chatting, length, rounds, progress)
         for context in contexts:
             for rows in batches:
-                results += measure_decode(model, versions, context, options.new, rows, rounds, progress)
+                results += measure_decode(model, versions + drafted, context, options.new, rows, rounds, progress)
     report["peak_bytes"] = peak_memory(device)
     print(table(report))
     if options.json and int(os.environ.get("RANK", 0)) == 0:

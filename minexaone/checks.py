@@ -93,7 +93,9 @@ def check_generation(config, prompts, **options):
         "stop_ids": (lambda s: s is None or ids(s), "token ids of this model, or None for the checkpoint's"),
         "reasoning_budget": (lambda n: n is None or whole(n), "a whole number of tokens, or None"),
         "think_end_id": (lambda n: n is None or ids([n]), "a token id of this model"),
-        "close_ids": (ids, "token ids of this model")}
+        "close_ids": (ids, "token ids of this model"),
+        "draft": (lambda d: d is None or callable(getattr(d, "begin", None)),
+                  "a PromptLookup or a DraftModel of minexaone.speculation, or None")}
     for name, (good, expected) in rules.items():
         if not good(options[name]):
             raise ValueError(f"{name} is {reprlib.repr(options[name])}, expected {expected}")
@@ -109,3 +111,11 @@ def check_generation(config, prompts, **options):
         if not all(0 <= token < config.vocab_size for token in prompt):
             raise ValueError(f"the prompt holds ids outside 0 ... {config.vocab_size - 1}: it was encoded with the "
                              "tokenizer of another model")
+
+
+def check_guesses(config, guesses, rows, most):
+    """Raise `ValueError` unless a draft gave for each row a list of at most so many ids of the vocabulary."""
+    if len(guesses) != rows or not all(len(guess) <= most and all(
+            type(id) is int and 0 <= id < config.vocab_size for id in guess) for guess in guesses):
+        raise ValueError(f"the draft gave {reprlib.repr(guesses)}, expected for each of {rows} rows at most {most} "
+                         "token ids of this model")

@@ -16,11 +16,12 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from minexaone.checks import as_rows, check_generation
+from minexaone.checks import as_rows, check_generation, check_guesses
 from minexaone.habits import with_their_names
 from minexaone.threads import threads_for
 
 PREFILL_CHUNK = 8192  # tokens of a prompt at once: bounds the memory of activations
+ACTIVATIONS = 2**28  # of the feed-forward network on CUDA, whose attention is quickest on a whole prompt: more tokens
 NOT_FINITE = -1  # in place of an id
 
 
@@ -29,7 +30,7 @@ def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new
              temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
              seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
              think_end_id: int | None = None, close_ids: Sequence[int] = (),
-             prompt_cache: "PromptCache | None" = None) -> list[int] | list[list[int]]:
+             prompt_cache: "PromptCache | None" = None, draft=None) -> list[int] | list[list[int]]:
     """The new ids of one prompt, or of each in a batch of unequal lengths; options as in `stream`.
 
     Every row is what it would be alone, up to rounding; with a seed, row n draws as `stream(..., seed=seed + n)`.
@@ -38,7 +39,7 @@ def generate(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new
     steps = list(stream(model, rows, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                         presence_penalty=presence_penalty, seed=seed, stop_ids=stop_ids,
                         reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids,
-                        prompt_cache=prompt_cache))
+                        prompt_cache=prompt_cache, draft=draft))
     replies = [[id for id in row if id is not None] for row in zip(*steps, strict=True)]
     return replies[0] if single else replies
 
@@ -49,7 +50,7 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
            temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, presence_penalty: float = 0.0,
            seed: int | None = None, stop_ids: Collection[int] | None = None, reasoning_budget: int | None = None,
            think_end_id: int | None = None, close_ids: Sequence[int] = (),
-           prompt_cache: "PromptCache | None" = None) -> Iterator[int | list[int | None]]:
+           prompt_cache: "PromptCache | None" = None, draft=None) -> Iterator[int | list[int | None]]:
     """Yield the ids that follow a prompt as they are drawn, the stop id included; of a batch, a list with one id for
     each row, None for rows that have ended.
 
@@ -59,7 +60,8 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
     already generated. seed: an integer makes the draws repeatable. stop_ids: end after one of these (None: the
     checkpoint's). reasoning_budget: after so many ids without `think_end_id`, `close_ids` are written, which close the
     thinking, and the answer follows (None: no limit). prompt_cache: of a single prompt, read only what it has not read
-    before, and keep it all for the next call.
+    before, and keep it all for the next call. draft: a `PromptLookup` or a `DraftModel` of speculation.py, whose
+    guesses the model checks together: the same ids, up to rounding, in fewer passes.
     Raises ValueError for a prompt or an option that cannot be used, and RuntimeError if the model's logits are not
     finite or another stream takes the prompt cache over. The sampling options are as vLLM and the OpenAI API define
     them.
@@ -67,44 +69,70 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
     prompts, single = as_rows(prompts)
     check_generation(model.config, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                      top_p=top_p, presence_penalty=presence_penalty, seed=seed, stop_ids=stop_ids,
-                     reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids)
+                     reasoning_budget=reasoning_budget, think_end_id=think_end_id, close_ids=close_ids,
+                     draft=draft)
     stop_ids = model.config.stop_ids if stop_ids is None else stop_ids
     room = [min(max_new_tokens, model.config.max_position_embeddings - len(prompt)) for prompt in prompts]
     rows = [Row(left, stop_ids, reasoning_budget, think_end_id, close_ids) for left in room]
     choose = Sampler(model, len(rows), max(room), temperature, top_k, top_p, presence_penalty, seed)
-    forward, length = model.fast.renewed() if model.fast else model, max(map(len, prompts)) + max(room)
-    cache, unread, read = model.new_cache(length), prompts, []
-    if prompt_cache is not None:
-        if not isinstance(prompt_cache, PromptCache) or len(prompts) > 1:
-            raise ValueError(f"prompt_cache is {prompt_cache!r:.80}, expected a PromptCache and a single prompt")
-        cache, unread, read = prompt_cache.fit(model, prompts[0], length)
+    most = draft.num_tokens if draft else 0  # guesses at once, all of which may have to leave the cache again
+    forward, length = model.fast.renewed() if model.fast else model, max(map(len, prompts)) + max(room) + most
+    if prompt_cache is None:
+        cache, unread, known = model.new_cache(length, most), prompts, []
+    elif isinstance(prompt_cache, PromptCache) and len(prompts) == 1:
+        cache, unread, known = prompt_cache.fit(model, prompts[0], length, most)
+    else:
+        raise ValueError(f"prompt_cache is {prompt_cache!r:.80}, expected a PromptCache and a single prompt")
     with threads_for(model, sum(map(len, unread))):
-        ids = choose(prefill(forward, unread, cache, model.device))
-    read += unread[0]
+        ids = choose(prefill(forward, unread, cache, model.device))  # [B, 1]: the last of each row
 
     def step():  # touches tensors only, always the same ones, so that `captured` can record and replay it
         choose.note(ids)
         ids.copy_(choose(forward(ids, cache)))
 
+    def check(guesses):  # in one pass; [B, T]: each row's last id and its guesses, and what is drawn after each of them
+        width = max(map(len, guesses))
+        read = tensor([[id, *guess] + [0] * (width - len(guess)) for id, guess in zip(last, guesses, strict=True)])
+        mask = tensor([[1] * (1 + len(guess)) + [0] * (width - len(guess)) for guess in guesses])
+        return read, choose(forward(read, cache, mask if len(set(map(len, guesses))) > 1 else None), read)
+
     if model.fast and forward.count:
         step = captured(step, partial(forward.count, cache, len(rows)))
+    tensor = partial(torch.tensor, device=model.device)
+    texts, fresh = [list(prompt) for prompt in prompts], [deque() for _ in rows]
+    propose = draft.begin(model, texts, cache.max_length, choose) if draft else None
+    drawn, read, guesses = ids, None, [[] for _ in rows]
     while True:
-        drawn = ids[:, 0].tolist()
-        if any(id == NOT_FINITE and row.running for id, row in zip(drawn, rows, strict=True)):
-            raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or \"float32\", "
-                               "whose range is wider than float16's; if that does not help, its weights are damaged")
-        new = [row.take(id) if row.running else None for id, row in zip(drawn, rows, strict=True)]
-        for n, id in enumerate(new):
-            if id not in (None, drawn[n]) or drawn[n] == NOT_FINITE:  # forced, or of a row that has ended
-                ids[n, 0] = id or 0
-        yield new[0] if single else new
+        found = drawn.tolist()
+        taken = [row.follow(*both) if row.running else [] for row, *both in zip(rows, found, guesses, strict=True)]
+        for text, waiting, new in zip(texts, fresh, taken, strict=True):
+            text += new
+            waiting += new
+        if any(guesses):
+            choose.note(read, tensor([[len(new) or 1] for new in taken]))
+        if draft:  # what was guessed wrong leaves the cache, and so does what was fed to rows that have ended
+            lengths = [[len(text) - 1] for text in texts]
+            cache.rewind(tensor(lengths) if len(rows) > 1 else lengths[0][0])
+        known += texts[0][len(known):-1]  # what the cache holds, as long as no forward pass is broken off
+        last = [new[-1] if new else max(here[0], 0) for new, here in zip(taken, found, strict=True)]
+        if any(guesses) or last != [here[0] for here in found]:  # forced, or of a row that has ended
+            ids.copy_(tensor(last)[:, None])
+        while any(fresh) and all(waiting or not row.running for row, waiting in zip(rows, fresh, strict=True)):
+            new = [waiting.popleft() if waiting else None for waiting in fresh]
+            yield new[0] if single else new
         if not any(row.running for row in rows):
             return
-        if prompt_cache is not None and prompt_cache.ids is not read:
+        if prompt_cache is not None and prompt_cache.ids is not known:
             raise RuntimeError("another stream has taken over the prompt cache of this one: give each its own")
-        with threads_for(model, len(rows)):
-            step()
-        read += new
+        if draft:
+            check_guesses(model.config, guesses := propose(), len(rows), most)
+            guesses = [guess[:row.room - 1] if row.running else [] for row, guess in zip(rows, guesses, strict=True)]
+        with threads_for(model, len(rows) + sum(map(len, guesses))):
+            if any(guesses):
+                read, drawn = check(guesses)
+            else:
+                step()
+                drawn = ids
 
 
 def prefill(forward, prompts: list[list[int]], cache, device: torch.device) -> Tensor:
@@ -117,6 +145,8 @@ def prefill(forward, prompts: list[list[int]], cache, device: torch.device) -> T
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     chunk = getattr(forward, "prefill_chunk", PREFILL_CHUNK)
+    if device.type == "cuda":
+        chunk = max(chunk, ACTIVATIONS // forward.config.intermediate_size)
     for part, kept in zip(ids.split(chunk, 1), mask.split(chunk, 1), strict=True):
         logits = forward(part, cache, kept, logits_to_keep=1)
     return logits
@@ -140,14 +170,15 @@ class PromptCache:
         self.spare, self.ids, self.reused = spare, [], 0
         self.cache = self.weights = None
 
-    def fit(self, model, prompt: list[int], max_length: int) -> tuple:
-        """(cache, unread, ids): the cache holds the beginning of the prompt, and will have room for max_length tokens;
-        unread, a list of one prompt, is what to read, at least the last id, whose logits are wanted; and what has been
+    def fit(self, model, prompt: list[int], max_length: int, spare: int = 0) -> tuple:
+        """(cache, unread, ids): the cache holds the beginning of the prompt, and will have room for max_length tokens,
+        and `spare` at least; unread, a list of one prompt, is what to read, at least the last id, whose logits are wanted; and what has been
         read must be added to ids."""
         shared = 0
         weights = [(weakref.ref(tensor.untyped_storage()), None if tensor.is_inference() else tensor._version)
                    for tensor in (*model.parameters(), *model.buffers())]
-        if weights == self.weights and len(self.ids) == self.cache.length:  # no forward pass was left half done
+        whole = self.cache is not None and len(self.ids) == self.cache.length  # no forward pass was left half done
+        if whole and weights == self.weights and self.cache.spare >= spare:
             pairs = zip(self.ids, prompt[:-1], strict=False)
             shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             try:
@@ -155,7 +186,7 @@ class PromptCache:
             except ValueError:
                 shared = 0
         if not shared:
-            self.cache = model.new_cache(max_length, min(self.spare, model.config.sliding_window or 0))
+            self.cache = model.new_cache(max_length, max(spare, min(self.spare, model.config.sliding_window or 0)))
         self.cache.max_length, self.weights, self.ids, self.reused = max_length, weights, prompt[:shared], shared
         return self.cache, [prompt[shared:]], self.ids
 
@@ -196,6 +227,22 @@ class Row:
     forced: deque[int] = field(default_factory=deque)
     running: bool = True
 
+    def follow(self, drawn: list[int], guesses: Sequence[int] = ()) -> list[int]:
+        """The next ids: what was drawn after the last one, and after each guess as long as all before it are right.
+
+        Raises RuntimeError where the model's logits were not finite.
+        """
+        taken = []
+        for id, guess in zip(drawn, [*guesses, None], strict=False):
+            if id == NOT_FINITE:
+                raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or "
+                                   "\"float32\", whose range is wider than float16's; if that does not help, its "
+                                   "weights are damaged")
+            taken.append(self.take(id))
+            if not self.running or taken[-1] != guess:
+                break
+        return taken
+
     def take(self, drawn: int) -> int:
         """The next id: the drawn one, or one of `close_ids` where the budget is used up."""
         if self.budget == 0:
@@ -209,10 +256,10 @@ class Row:
 
 
 class Sampler:
-    """Chooses the next id of every row, [B, 1], from logits [B, 1, V]; `NOT_FINITE` where the largest is not finite.
+    """Chooses the next ids of every row, [B, T], from logits [B, T, V]; `NOT_FINITE` where the largest is not finite.
 
-    One uniform number for each row and step, made on the CPU, decides each draw: the same on every device and in every
-    batch.
+    One uniform number for each row and step, made on the CPU, decides each draw: the same on every device, in every
+    batch, and whether steps come one by one or are checked together.
     """
 
     def __init__(self, model, rows: int, steps: int, temperature, top_k, top_p, presence_penalty, seed):
@@ -223,19 +270,30 @@ class Sampler:
         self.step = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self.seen = torch.zeros(rows, model.config.vocab_size, dtype=torch.bool, device=model.device)
 
-    def note(self, ids: Tensor):
-        """These ids [B, 1] have been written: the presence penalty counts them from now on."""
+    def note(self, ids: Tensor, count: Tensor | int = 1):
+        """Of ids [B, T] the first `count` ([B, 1] if rows differ) have been written, at least one: the presence penalty
+        counts them from now on."""
         if self.penalty:
-            self.seen.scatter_(1, ids, True)
+            written = torch.arange(ids.shape[1], device=ids.device) < count
+            self.seen.scatter_(1, ids.where(written, ids[:, :1]), True)
+        self.step += count
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        logits = logits[:, -1] - self.penalty * self.seen if self.penalty else logits[:, -1]
+    def __call__(self, logits: Tensor, ids: Tensor | None = None) -> Tensor:
+        """The ids [B, T] that follow what was noted; or, given ids [B, n] not noted yet, the last T of what is drawn
+        before and after each of these."""
+        (B, T, _), ids = logits.shape, self.step[:, :0] if ids is None else ids
+        if self.penalty:
+            seen = [self.seen]
+            for id in ids.split(1, 1):
+                seen.append(seen[-1].scatter(1, id, True))
+            logits = logits - self.penalty * torch.stack(seen[-T:], 1)
         best = logits.argmax(-1, keepdim=True)  # NaN counts as the largest
-        chosen = best
+        chosen = best[..., 0]
         if self.options[0]:
-            chosen = sample(logits, self.draws.gather(1, self.step)[:, 0], *self.options)[:, None]
-        self.step += 1
-        return torch.where(logits.gather(1, best).isfinite(), chosen, NOT_FINITE)
+            step = self.step + torch.arange(ids.shape[1] + 1, device=ids.device)[-T:]
+            draw = self.draws.gather(1, step.clamp(max=self.draws.shape[1] - 1))  # a row that has ended goes on
+            chosen = sample(logits.flatten(0, 1), draw.flatten(), *self.options).view(B, T)
+        return torch.where(logits.gather(-1, best)[..., 0].isfinite(), chosen, NOT_FINITE)
 
 
 def sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:

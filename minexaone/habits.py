@@ -15,6 +15,10 @@ INSTEAD = {  # options of transformers that have no like here
     "output_scores": "leave it out: for logits, call the model itself",
     "generation_config": "give its options by their names; sampling_advice of minexaone.config_json reads such a file",
     "streamer": "read model.stream(...) in a loop, and give its ids to tokenizer.stream_decoder()",
+    "assistant_model": "write draft=DraftModel(model), of minexaone.speculation",
+    "prompt_lookup_num_tokens": "write draft=PromptLookup(number), of minexaone.speculation",
+    "max_matching_ngram_size": "write draft=PromptLookup(number, max_ngram), of minexaone.speculation",
+    "num_assistant_tokens": "write draft=DraftModel(model, number), of minexaone.speculation",
     "stop_strings": "read model.stream(...) in a loop, and leave it",
     "stopping_criteria": "read model.stream(...) in a loop, and leave it",
 }

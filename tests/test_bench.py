@@ -1,15 +1,18 @@
 """The benchmark's own arithmetic against counts made otherwise, and one run of the command."""
 
+import copy
 import json
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from minexaone import bench
 from minexaone.__main__ import main
+from minexaone.config_json import GLOBAL
 from minexaone.linear.rounding import quantize
-from minexaone.model import Exaone4, KVCache
+from minexaone.model import Config, Exaone4, KVCache
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -74,9 +77,30 @@ def test_the_command_measures_and_writes_what_it_measured(tmp_path, capsys):
     (["--context", "0"], "--context is '0', expected whole numbers from 1"),
     (["--new", "3"], "--new must be at least"),
     (["model", "--shape", "1.2b"], "give a model or --shape"),
+    (["--accept", "1.5"], "--accept wants numbers from 0 to 1"),
+    (["--versions", "clear", "--accept", "0.5"], "--accept needs the version fast"),
     (["--dtype", "int4"], "--dtype is 'int4', expected bfloat16"),
 ])
 def test_wrong_usage_is_named(options, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", *options])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_forced_guesses_are_right_as_often_as_they_should_be_and_change_no_id():
+    torch.manual_seed(0)
+    model = Exaone4(Config(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, head_dim=8,
+                           num_attention_heads=2, num_key_value_heads=1, layer_types=[GLOBAL], eos_token_id=2)).eval()
+    options = {"max_new_tokens": 400, "stop_ids": []}
+    reply = model.generate([[5, 6, 7, 8]], **options)
+    for rate in (0.0, 0.8, 1.0):
+        draft, calls = bench.Forced(reply, 4, rate, 40, bench.DraftModel(copy.deepcopy(model), 4)), []
+        hook = model.register_forward_pre_hook(lambda _, args, calls=calls: calls.append(args[0].shape[1]))
+        assert model.generate([[5, 6, 7, 8]], draft=draft, **options) == reply
+        hook.remove()
+        expected = 5 if rate == 1 else (1 - rate**5) / (1 - rate)
+        assert 399 / len(calls[1:]) == pytest.approx(expected, rel=0.15)  # twice the deviation of 120 passes
+    drafted = bench.Drafted("fast, 4 × 0.8", bench.Ours("clear", model), 4, 0.8, copy.deepcopy(model))
+    results = bench.measure_decode(model, [drafted], 10, 40, 2, 1, tqdm(disable=True))
+    assert [(row["version"], row["rows"]) for row in results] == [("fast, 4 × 0.8", 2)]
+    assert results[0]["tokens_per_s"] > 0

@@ -208,7 +208,7 @@ def test_a_row_that_has_ended_may_hold_what_it_likes(model):
 
 def test_options_stand_in_the_signatures():
     expected = {"max_new_tokens", "temperature", "top_k", "top_p", "presence_penalty", "seed", "stop_ids",
-                "reasoning_budget", "think_end_id", "close_ids", "prompt_cache"}
+                "reasoning_budget", "think_end_id", "close_ids", "prompt_cache", "draft"}
     for function in (Exaone4.generate, Exaone4.stream):
         parameters = inspect.signature(function).parameters
         assert {name for name, p in parameters.items() if p.kind == p.KEYWORD_ONLY} == expected
@@ -220,7 +220,7 @@ def test_options_stand_in_the_signatures():
 BAD = ["many", None, [1], {}, object(), True, float("nan"), -1, 10**400, b"x"]
 FINE = {"top_k": (10**400,), "seed": (None,), "stop_ids": (None, [1], {}), "reasoning_budget": (None, 10**400),
         "think_end_id": (None,), "close_ids": ([1], {}), "max_new_tokens": (10**400,), "presence_penalty": (-1,),
-        "prompt_cache": (None,)}
+        "prompt_cache": (None,), "draft": (None,)}
 
 
 @pytest.mark.parametrize("option", list(inspect.signature(Exaone4.stream).parameters)[2:])

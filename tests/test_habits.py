@@ -85,7 +85,7 @@ def test_options_by_both_names_mean_the_same(model, toy_tokenizer):
 @pytest.mark.parametrize("option", INSTEAD)
 def test_an_option_without_a_like_says_what_to_write(model, option):
     """Each is an option that transformers has; it is refused at the call, before a stream is read."""
-    theirs = {*vars(GenerationConfig()), "generation_config", "streamer", "stopping_criteria"}
+    theirs = {*vars(GenerationConfig()), "generation_config", "streamer", "stopping_criteria", "assistant_model"}
     assert option in theirs
     for function in (model.generate, model.stream):
         with pytest.raises(TypeError, match=rf"^{option} is an option of transformers, not of minexaone: \w+") as error:
