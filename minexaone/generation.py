@@ -172,8 +172,8 @@ class PromptCache:
 
     def fit(self, model, prompt: list[int], max_length: int, spare: int = 0) -> tuple:
         """(cache, unread, ids): the cache holds the beginning of the prompt, and will have room for max_length tokens,
-        and `spare` at least; unread, a list of one prompt, is what to read, at least the last id, whose logits are wanted; and what has been
-        read must be added to ids."""
+        and at least `spare`; unread, a list of one prompt, is what to read, at least the last id, whose logits are
+        wanted; and what has been read must be added to ids."""
         shared = 0
         weights = [(weakref.ref(tensor.untyped_storage()), None if tensor.is_inference() else tensor._version)
                    for tensor in (*model.parameters(), *model.buffers())]

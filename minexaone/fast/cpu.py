@@ -12,9 +12,10 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from minexaone.fast.base import FastPath, fingerprint
-from minexaone.linear import Packed, kernel_form, word_form
+from minexaone.linear import BLOCK, Packed, kernel_form, of_products, word_form
 from minexaone.model import KVCache, apply_rope, attention
 from minexaone.threads import threads_for
 
@@ -22,6 +23,7 @@ from minexaone.threads import threads_for
 # The last lets a multiplication and an addition be one instruction.
 OPTIONS = {"realize_opcount_threshold": 1000, "realize_acc_reads_threshold": 1000,
            "cpp.enable_floating_point_contract_flag": "fast"}
+FEW = 16  # tokens for which to convert a weight takes longer than to multiply with it as it is
 
 
 def stored(x: Tensor) -> Tensor:
@@ -132,7 +134,10 @@ class FastCPU(FastPath):
         """As `Exaone4.forward`."""
         if (input_ids.shape != (1, 1) or cache is None or attention_mask is not None
                 or not isinstance(cache.length, int) or not torch.is_inference_mode_enabled()):
-            return self.model(input_ids, cache, attention_mask, logits_to_keep)
+            if input_ids.numel() <= FEW:
+                return self.model(input_ids, cache, attention_mask, logits_to_keep)
+            with Float32Products():
+                return self.model(input_ids, cache, attention_mask, logits_to_keep)
         eps, D = self.model.config.rms_norm_eps, self.model.config.head_dim
         positions = cache.extend(1, None, input_ids.device)
         angles = positions * self.model.frequencies.to(positions.device)  # [D / 2]
@@ -144,6 +149,20 @@ class FastCPU(FastPath):
             seen = cache.update(attn.layer, k, v, positions)
             x = self.after(x, attention(q, seen[0], seen[1], positions, seen[2], attn.window), after, eps)
         return self.head(x, self.head_weight, self.model.norm.weight.detach(), eps)
+
+
+class Float32Products(TorchFunctionMode):
+    """Linear layers multiply in float32 where the CPU would emulate their own dtype (see `of_products`).
+
+    A block of the weight at a time is converted, and stays in the cache until it is used.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.linear or (dtype := of_products(args[0])) == args[0].dtype:
+            return func(*args, **(kwargs or {}))
+        x, weight = args[0].to(dtype), args[1]
+        parts = weight.split(max(1, BLOCK["cpu"] // weight.shape[1]))
+        return torch.cat([F.linear(x, part.to(dtype)) for part in parts], -1).to(args[0].dtype)
 
 
 def layer_weights(layer) -> tuple[list, list]:

@@ -6,7 +6,7 @@ All others call the module, or ask for its kernel form here.
 import torch
 from torch import Tensor, nn
 
-from minexaone.linear.packed import Packed, PackedEmbedding, PackedLinear
+from minexaone.linear.packed import BLOCK, Packed, PackedEmbedding, PackedLinear, of_products
 
 LANES = 16  # numbers of 32 bits in the widest vector register of a CPU (AVX-512)
 
@@ -104,5 +104,5 @@ def fuse_packed(*linears: PackedLinear) -> PackedLinear:
     return PackedLinear(**joined, group=first.group)
 
 
-__all__ = ["Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "fuse_packed", "kernel_form",
-           "processes", "tensors_of", "word_form"]
+__all__ = ["BLOCK", "Packed", "PackedEmbedding", "PackedLinear", "altered", "fuse", "fuse_packed", "kernel_form",
+           "of_products", "processes", "tensors_of", "word_form"]

@@ -5,8 +5,6 @@ One form for whatever rounds weights in groups of inputs, GPTQ, AWQ and compress
     W[o, i] = (value[o, i] - zero[o, g]) · scale[o, g] + offset[o, g],   g = i // group
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,12 +82,17 @@ class Packed(nn.Module):
         """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""
         return self.halves(index).unflatten(1, (8 // self.bits, -1)).transpose(1, 2).flatten(1)
 
-    def unpacked(self, dtype: torch.dtype, part: Callable | None = None) -> Tensor:
-        """The whole matrix [O, I], its rows by `rows`, or by `halves`."""
+    def blocks(self) -> list[slice]:
+        """The rows, so many at once as may be unpacked."""
+        outputs, inputs = self.shape
+        step = max(1, BLOCK["cpu" if self.weight.device.type == "cpu" else "other"] // inputs)
+        return [slice(start, start + step) for start in range(0, outputs, step)]
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The whole matrix [O, I]."""
         out = torch.empty(self.shape, dtype=dtype, device=self.weight.device)
-        step = max(1, BLOCK["cpu" if out.device.type == "cpu" else "other"] // out.shape[1])
-        for start in range(0, len(out), step):
-            out[start:start + step] = (part or self.rows)(slice(start, start + step))
+        for rows in self.blocks():
+            out[rows] = self.rows(rows)
         return out
 
     def _apply(self, fn, recurse=True):
@@ -121,13 +124,14 @@ class PackedLinear(Packed):
         """As `forward`, without a gradient."""
         if self.order is not None:
             x = x[..., self.order]
-        out, x = x.dtype, x.to(of_products(x))
+        out, x, part = x.dtype, x.to(of_products(x)), self.rows
         if self.bits == 4:
-            return F.linear(torch.cat((x[..., ::2], x[..., 1::2]), -1), self.unpacked(x.dtype, self.halves)).to(out)
-        if self.scale.shape[1] == 1 and self.zero is self.offset is None and x.dtype != torch.float16:
+            x, part = torch.cat((x[..., ::2], x[..., 1::2]), -1), self.halves
+        elif self.scale.shape[1] == 1 and self.zero is self.offset is None and x.dtype != torch.float16:
             # One scale a row can wait for the product (which might overflow in float16).
             return (F.linear(x, self.weight.flatten(1).to(x.dtype)) * self.scale[:, 0]).to(out)
-        return F.linear(x, self.unpacked(x.dtype)).to(out)
+        parts = (part(rows).to(x.dtype) for rows in self.blocks())
+        return torch.cat([F.linear(x, weight) for weight in parts], -1).to(out)
 
 
 class _Product(torch.autograd.Function):
