@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
-from minexaone.generation import PromptCache, prefill
+from minexaone.generation import PromptCache, Sampler, prefill
 from minexaone.linear import processes
 from minexaone.linear.parallel import all_processes, tensor_parallel
 from minexaone.linear.rounding import quantize
@@ -146,6 +148,20 @@ class Ours:
         prefill(self.fast or self.model, ids.tolist(), cache, ids.device)
 
 
+class KnownReply(Sampler):
+    """Computes as its base does and then draws a given reply [B, length]: a model with random weights has many near
+    ties, and the first that rounding decides otherwise would make every later guess wrong."""
+
+    def __init__(self, reply, *args):
+        super().__init__(*args)
+        self.reply = reply
+
+    def __call__(self, logits, ids=None):
+        drawn = super().__call__(logits, ids)
+        steps = self.step + torch.arange(1 if ids is None else 1 + ids.shape[1], device=drawn.device)
+        return self.reply.gather(1, steps[:, -drawn.shape[1]:].clamp(max=self.reply.shape[1] - 1))
+
+
 class Forced:
     """A draft whose guesses are right with a given probability, whatever a model says: it knows the reply.
 
@@ -177,16 +193,15 @@ class Drafted(Ours):
     def __init__(self, name, fast, num_tokens, rate, small=None):
         self.name, self.model, self.fast = name, fast.model, fast.fast
         self.num_tokens, self.rate, self.small = num_tokens, rate, small and DraftModel(small, num_tokens)
-        self.replies = {}
 
     def decode(self, prompts, new):
         """The times at which each of `new` tokens was there: several of a pass at once."""
-        self.model.fast, times, key = self.fast, [], (len(prompts), len(prompts[0]), new)
-        if key not in self.replies:  # and, compiled by now, how often a guess really is right: near ties may differ
-            self.replies[key] = self.model.generate(prompts, max_new_tokens=new, stop_ids=[])
-        draft = Forced(self.replies[key], self.num_tokens, self.rate, self.model.config.vocab_size, self.small)
-        for _ in self.model.stream(prompts, max_new_tokens=new, stop_ids=[], draft=draft):
-            times.append(time.perf_counter())
+        self.model.fast, times, vocabulary = self.fast, [], self.model.config.vocab_size
+        reply = torch.randint(vocabulary, (len(prompts), new), generator=torch.Generator().manual_seed(1))
+        draft = Forced(reply.tolist(), self.num_tokens, self.rate, vocabulary, self.small)
+        with patch("minexaone.generation.Sampler", partial(KnownReply, reply.to(self.model.device))):
+            for _ in self.model.stream(prompts, max_new_tokens=new, stop_ids=[], draft=draft):
+                times.append(time.perf_counter())
         self.model.fast = None
         return times
 

@@ -104,3 +104,9 @@ def test_forced_guesses_are_right_as_often_as_they_should_be_and_change_no_id():
     results = bench.measure_decode(model, [drafted], 10, 40, 2, 1, tqdm(disable=True))
     assert [(row["version"], row["rows"]) for row in results] == [("fast, 4 × 0.8", 2)]
     assert results[0]["tokens_per_s"] > 0
+    expected, calls = (1 - 0.8**5) / 0.2, []  # although the model itself would reply otherwise
+    drafted.small = None
+    hook = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert len(drafted.decode([[5, 6, 7, 8]], 400)) == 400
+    hook.remove()
+    assert 399 / (len(calls) - 1) == pytest.approx(expected, rel=0.15)

@@ -207,7 +207,7 @@ def test_recorded_steps_continue_as_unrecorded_ones_would():
     model = Exaone4.from_pretrained(dtype="bfloat16", device="cuda")
     prompts = [[5 + i % 2000 for i in range(n)] for n in (3, 300, 40)]
     fast = fast_gpu.FastGPU(model)
-    unrecorded = type("Unrecorded", (), {"prefill_chunk": fast.prefill_chunk, "count": None,
+    unrecorded = type("Unrecorded", (), {"prefill_chunk": fast.prefill_chunk, "count": None, "config": fast.config,
                                          "renewed": lambda self: self,
                                          "__call__": lambda self, *args, **options: fast(*args, **options)})()
     for options in ({}, {"temperature": 0.8, "top_p": 0.9, "seed": 1, "presence_penalty": 0.5}):
