@@ -19,9 +19,12 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -48,7 +51,7 @@ SHAPES = {  # of the published models, to be filled with random weights; room fo
 }
 OURS = ("naive", "clear", "fast", "int8", "int4", "clear-parallel", "fast-parallel")  # the last two under torchrun
 BITS = {"int8": 8, "int4": 4}  # of versions that are fast and quantised
-THEIRS = ("transformers", "transformers-compiled")
+THEIRS = ("transformers", "transformers-compiled", "llama.cpp")
 WARM_UP = 4  # tokens not counted: they compile and record
 QUESTION = 32  # tokens that a second turn adds to the history
 
@@ -251,6 +254,43 @@ class Transformers:
         self.model(ids, use_cache=True, logits_to_keep=1)
 
 
+class LlamaCpp:
+    """The same GGUF file in llama.cpp on the CPU, with as many threads, for prompts and replies of `length` tokens."""
+
+    def __init__(self, name, path, length):
+        import llama_cpp
+
+        self.name, self.library, self.silent = name, llama_cpp, llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(self.silent, None)
+        weights, context = llama_cpp.llama_model_default_params(), llama_cpp.llama_context_default_params()
+        weights.n_gpu_layers, context.n_ctx, context.n_batch = 0, length, length
+        context.n_threads = context.n_threads_batch = torch.get_num_threads()
+        self.weights = llama_cpp.llama_model_load_from_file(str(path).encode(), weights)
+        self.context = llama_cpp.llama_init_from_model(self.weights, context)
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.weights))
+
+    def feed(self, ids):
+        """The likeliest id after these, which follow what was fed before."""
+        ids = (self.library.llama_token * len(ids))(*ids)  # named, since the batch only points to it
+        if self.library.llama_decode(self.context, self.library.llama_batch_get_one(ids, len(ids))):
+            raise RuntimeError(f"llama.cpp cannot read {len(ids):,} tokens more")
+        logits = self.library.llama_get_logits_ith(self.context, -1)
+        return int(np.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
+
+    def decode(self, prompts, new):
+        """The times at which each of `new` tokens was there, of one prompt."""
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        (ids,), times = prompts, []
+        for _ in range(new):
+            ids = [self.feed(ids)]
+            times.append(time.perf_counter())
+        return times
+
+    def prefill(self, ids):
+        """Run a prompt."""
+        self.decode(ids.tolist(), 1)
+
+
 # ------------------------------------------------------------------------------------------------------- measurements
 
 
@@ -394,7 +434,8 @@ def main(argv):
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16, float32 (bfloat16)")
     parser.add_argument("--versions", default="clear,fast", help=f"some of {','.join(OURS)} (clear,fast); "
                         "those in parallel under torchrun, where each process also runs the others by itself")
-    parser.add_argument("--against", default="", help=f"also, with the same weights: {','.join(THEIRS)}")
+    parser.add_argument("--against", default="", help=f"also, with the same weights: {','.join(THEIRS)}; "
+                        "the last of a GGUF file, on the CPU")
     parser.add_argument("--context", default="128", help="prompt lengths for decoding, as 128,32768 (128)")
     parser.add_argument("--rows", default="1", help="batch sizes for decoding (1)")
     parser.add_argument("--prefill", default="512", help="prompt lengths for prefill (512)")
@@ -424,6 +465,10 @@ def main(argv):
         parser.error("--accept wants numbers from 0 to 1, as 0.6,0.8, and --draft-tokens at least 1")
     if rates and "fast" not in names:
         parser.error("--accept needs the version fast")
+    if "llama.cpp" in names and (not str(options.model).endswith(".gguf") or set(batches) != {1}):
+        parser.error("llama.cpp reads a GGUF file, one row at a time: give the file as model, and leave out --rows")
+    if "llama.cpp" in names and find_spec("llama_cpp") is None:
+        parser.error("llama.cpp is not installed: pip install llama-cpp-python builds it for this machine")
     if options.shape and options.model:
         parser.error("give a model or --shape, not both")
     if any(name.endswith("parallel") for name in names) and "WORLD_SIZE" not in os.environ:
@@ -459,7 +504,9 @@ def main(argv):
         start = time.perf_counter()
         like = (quantize(copy.deepcopy(model), BITS[name]) if name in BITS else
                 divided(model) if name.endswith("parallel") else model)
-        versions.append((Ours if name in OURS else Transformers)(name, like))
+        longest = max([length + options.new for length in contexts] + lengths)
+        versions.append(Ours(name, like) if name in OURS else
+                        LlamaCpp(name, options.model, longest) if name == "llama.cpp" else Transformers(name, like))
         if name in ("fast", "fast-parallel", *BITS):
             report.setdefault("prepare_s", {})[name] = time.perf_counter() - start
     small = random_model(SHAPES[options.draft_shape], dtype, device) if options.draft_shape else None
@@ -468,7 +515,9 @@ def main(argv):
     fast = next((version for version in versions if version.name == "fast"), None)
     drafted = [Drafted(f"fast, {options.draft_tokens} × {rate:g}", fast, options.draft_tokens, rate, small)
                for rate in rates]
-    if options.against:
+    if "llama.cpp" in names:
+        report["software"]["llama-cpp-python"] = metadata.version("llama_cpp_python")
+    if "transformers" in options.against:
         import transformers
 
         report["software"]["transformers"] = transformers.__version__

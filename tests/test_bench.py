@@ -79,6 +79,8 @@ def test_the_command_measures_and_writes_what_it_measured(tmp_path, capsys):
     (["model", "--shape", "1.2b"], "give a model or --shape"),
     (["--accept", "1.5"], "--accept wants numbers from 0 to 1"),
     (["--versions", "clear", "--accept", "0.5"], "--accept needs the version fast"),
+    (["--against", "llama.cpp"], "llama.cpp reads a GGUF file, one row at a time"),
+    (["m.gguf", "--against", "llama.cpp", "--rows", "1,4"], "llama.cpp reads a GGUF file, one row at a time"),
     (["--dtype", "int4"], "--dtype is 'int4', expected bfloat16"),
 ])
 def test_wrong_usage_is_named(options, message, capsys):
