@@ -266,6 +266,8 @@ class LlamaCpp:
         weights.n_gpu_layers, context.n_ctx, context.n_batch = 0, length, length
         context.n_threads = context.n_threads_batch = torch.get_num_threads()
         self.weights = llama_cpp.llama_model_load_from_file(str(path).encode(), weights)
+        if not self.weights:
+            raise RuntimeError(f"{path}: llama.cpp cannot open it: leave llama.cpp out, or write it by `export`")
         self.context = llama_cpp.llama_init_from_model(self.weights, context)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.weights))
 
@@ -273,7 +275,7 @@ class LlamaCpp:
         """The likeliest id after these, which follow what was fed before."""
         ids = (self.library.llama_token * len(ids))(*ids)  # named, since the batch only points to it
         if self.library.llama_decode(self.context, self.library.llama_batch_get_one(ids, len(ids))):
-            raise RuntimeError(f"llama.cpp cannot read {len(ids):,} tokens more")
+            raise RuntimeError(f"llama.cpp cannot read {len(ids):,} tokens more: make --context or --prefill shorter")
         logits = self.library.llama_get_logits_ith(self.context, -1)
         return int(np.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
 

@@ -21,7 +21,7 @@ from minexaone.habits import with_their_names
 from minexaone.threads import threads_for
 
 PREFILL_CHUNK = 8192  # tokens of a prompt at once: bounds the memory of activations
-ACTIVATIONS = 2**28  # of the feed-forward network on CUDA, whose attention is quickest on a whole prompt: more tokens
+ACTIVATIONS = 2**28  # in a layer's widest place; on CUDA, whose attention is quickest on a whole prompt, more tokens
 NOT_FINITE = -1  # in place of an id
 
 

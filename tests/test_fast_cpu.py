@@ -9,7 +9,7 @@ import torch
 from minexaone import threads
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
-from minexaone.fast.cpu import FastCPU
+from minexaone.fast.cpu import FastCPU, Float32Products
 from minexaone.linear import fuse, word_form
 from minexaone.linear.ggml import packed_blocks
 from minexaone.linear.packed import PackedEmbedding, PackedLinear, pack4, tied_head
@@ -414,3 +414,13 @@ def test_a_tied_packed_head_stays_one_matrix():
     fast = FastCPU(model)
     assert model.embed_tokens.weight.data_ptr() == model.lm_head.weight.data_ptr() == fast.head_weight[0].data_ptr()
     assert (steps(ids, 3, fast) - expected).abs().max() <= 2e-5 * expected.std()
+
+
+def test_products_of_a_prompt_are_rounded_only_once():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(2048, 600, bias=False).half()  # in float32 on every CPU; three blocks, the last one short
+    x = torch.randn(2, 20, 2048).half()
+    with torch.no_grad(), Float32Products():
+        y = linear(x)
+    exact = x.double() @ linear.weight.double().T
+    assert y.dtype == torch.float16 and ((y - exact).abs() <= 2**-11 * exact.abs() + 1e-5).all()
