@@ -90,14 +90,13 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
         choose.note(ids)
         ids.copy_(choose(forward(ids, cache)))
 
-    def check(guesses):  # in one pass; [B, T]: each row's last id and its guesses, and what is drawn after each of them
-        width = max(map(len, guesses))
-        read = tensor([[id, *guess] + [0] * (width - len(guess)) for id, guess in zip(last, guesses, strict=True)])
-        mask = tensor([[1] * (1 + len(guess)) + [0] * (width - len(guess)) for guess in guesses])
-        return read, choose(forward(read, cache, mask if len(set(map(len, guesses))) > 1 else None), read)
+    def check(read, mask=None):  # [B, T], each row's last id and its guesses; what is drawn after each of them
+        return choose(forward(read, cache, mask), read)
 
-    if model.fast and forward.count:
+    recorded = model.fast and forward.count
+    if recorded:
         step = captured(step, partial(forward.count, cache, len(rows)))
+        check = captured(check, partial(forward.count, cache, len(rows), 1 + most))
     tensor = partial(torch.tensor, device=model.device)
     texts, fresh = [list(prompt) for prompt in prompts], [deque() for _ in rows]
     propose = draft.begin(model, texts, cache.max_length, choose) if draft else None
@@ -129,7 +128,11 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
             guesses = [guess[:row.room - 1] if row.running else [] for row, guess in zip(rows, guesses, strict=True)]
         with threads_for(model, len(rows) + sum(map(len, guesses))):
             if any(guesses):
-                read, drawn = check(guesses)
+                counts = [1 + len(guess) for guess in guesses]
+                full = 1 + most if recorded else max(counts)  # what fills it up leaves the cache again
+                read = tensor([([id, *guess] + [0] * full)[:full] for id, guess in zip(last, guesses, strict=True)])
+                mask = torch.arange(full, device=model.device) < tensor(counts)[:, None]
+                drawn = check(read) if recorded or mask.all() else check(read, mask)
             else:
                 step()
                 drawn = ids
@@ -194,20 +197,24 @@ class PromptCache:
 def captured(step: Callable, count: Callable) -> Callable:
     """`step` as a CUDA graph: a function whose first call runs it as it is, which compiles kernels, and records it.
 
-    Later calls replay the record, and `count()` counts what a step counts on the host, where a graph does nothing.
+    Later calls replay the record, which reads its inputs and leaves its output, tensors, where they were at first, and
+    `count()` counts what a step counts on the host, where a graph does nothing.
     """
-    graph = None
+    graph = kept = output = None
 
-    def replay():
-        nonlocal graph
+    def replay(*inputs):
+        nonlocal graph, kept, output
         if graph is None:
-            step()
+            first, kept = step(*inputs), [tensor.clone() for tensor in inputs]
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                step()
-        else:
-            count()
-            graph.replay()
+                output = step(*kept)
+            return first
+        count()
+        for tensor, new in zip(kept, inputs, strict=True):
+            tensor.copy_(new)
+        graph.replay()
+        return output
 
     return replay
 

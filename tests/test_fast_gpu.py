@@ -10,6 +10,7 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.generation import PromptCache, prefill
 from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4, KVCache
+from minexaone.speculation import PromptLookup
 
 pytest.importorskip("triton", reason="the CUDA fast path needs Triton, which PyTorch brings along on Linux")
 from minexaone.fast import gpu as fast_gpu  # noqa: E402
@@ -117,6 +118,34 @@ def test_a_kept_cache_goes_on_with_other_prompts(make, config):
         assert ours.max() < 1e-5
 
 
+@pytest.mark.parametrize("config", [HYBRID, replace(HYBRID, num_attention_heads=2)], ids=["groups of 5", "of 1"])
+def test_a_few_tokens_at_once_in_rows_of_different_lengths(make, monkeypatch, config):
+    clear, fast, exact = make(config)
+    ids = torch.randint(0, 24, (3, 72)).to(clear.device)
+    models = [(model, KVCache(config, 130, spare=9)) for model in (exact, clear, fast)]
+    errors = []
+
+    def compare(T, back=(0, 0, 0), mask=None):
+        tokens = ids if mask is not None else torch.randint(0, 24, (3, T)).to(clear.device)
+        with torch.inference_mode():
+            for _, cache in models:
+                if any(back):
+                    cache.rewind(cache.length - torch.tensor(back, device=clear.device)[:, None])
+            true, plain, ours = (model(tokens, cache, mask, 0).float() for model, cache in models)
+        if mask is None:
+            errors.append([(logits - true).norm() / true.norm() for logits in (plain, ours)])
+
+    compare(72, mask=PADDED.to(clear.device))
+    monkeypatch.setattr(fast_gpu, "causal_attention", None)  # all that follows looks at the cache where it is
+    for T, back in ((5, (0, 0, 0)), (5, (4, 0, 2)), (1, (1, 2, 3)), (10, (1, 0, 0)), (10, (9, 9, 9)), (3, (0, 10, 4))):
+        compare(T, back)
+    plain, ours = torch.tensor(errors).T
+    if CUDA:
+        assert ours.square().mean() < 1.2**2 * plain.square().mean() and ours.max() < 0.05
+    else:
+        assert ours.max() < 1e-5
+
+
 @pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")
 def test_recorded_steps_go_on_with_a_kept_cache():
     model, kept = speed_up(Exaone4.from_pretrained(dtype="bfloat16", device="cuda")), PromptCache(64)
@@ -128,6 +157,20 @@ def test_recorded_steps_go_on_with_a_kept_cache():
         equal += next((n for n, (a, b) in enumerate(zip(reply, anew, strict=True)) if a != b), 40)
         text += reply[:40 - 5 * turn] + [7 + turn] * 9
     assert equal > 0.8 * 240  # rounding may decide between near ties
+
+
+@pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}], ids=["greedy", "drawn"])
+def test_recorded_checks_of_guesses_give_the_reply_without_a_draft(options):
+    model = speed_up(Exaone4.from_pretrained(dtype="bfloat16", device="cuda"))
+    prompts, same = [[5 + i % (40 + row) for i in range(150 + 31 * row)] for row in range(3)], 0
+    for part in (prompts[:1], prompts):
+        plain = model.generate(part, max_new_tokens=80, stop_ids=[], **options)
+        drafted = model.generate(part, max_new_tokens=80, stop_ids=[], draft=PromptLookup(4), **options)
+        assert [len(reply) for reply in drafted] == [80] * len(part)
+        same += sum(next((n for n, (a, b) in enumerate(zip(*both, strict=True)) if a != b), 80)
+                    for both in zip(plain, drafted, strict=True))
+    assert same > 0.7 * 4 * 80  # rounding may decide between near ties
 
 
 def test_a_whole_prompt_gives_the_logits_of_every_token(make):

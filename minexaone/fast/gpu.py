@@ -23,7 +23,7 @@ from minexaone.model import KVCache
 
 DTYPES = (torch.bfloat16, torch.float16)
 SPLITS = 32  # programs that share the keys of one row and key head
-FEW = 64  # tokens at most for which a packed matrix is unpacked as it is multiplied, and not beforehand
+FEW = 64  # tokens: so many may look at the cache where it is, and multiply with a packed matrix as it is
 FIXED_BITS = {4: (0x45000000, 0x43000000), 8: (0x45080000, 0)}  # see kernels.py
 
 
@@ -31,8 +31,9 @@ class FastGPU(FastPath):
     """Runs an `Exaone4` in bfloat16 or float16 on CUDA; called as the model is, with the same caches.
 
     A prompt goes through cuBLAS and flash attention, with the steps between them fused. One new token in each row is
-    a handful of kernels a layer, and for one row the products, too, are kernels. The weights that are read
-    together become one tensor, of which the model's own parameters are views. Raises ValueError for other dtypes.
+    a handful of kernels a layer, and for one row the products, too, are kernels. A few tokens, such as the guesses of a
+    draft, look at the cache where it is, if its rings have spare slots for them. The weights that are read together
+    become one tensor, of which the model's own parameters are views. Raises ValueError for other dtypes.
     """
 
     prefill_chunk = 2**30  # a prompt goes through whole: flash attention keeps no scores
@@ -81,6 +82,8 @@ class FastGPU(FastPath):
             attention_mask = None
         if T == 1 and attention_mask is None:
             return self._step(input_ids, cache)
+        if T <= FEW and attention_mask is None and (cache.spare >= T - 1 or not any(cache.windows)):
+            return self._few(input_ids, cache, logits_to_keep)
         if cache.columns and (B > 1 or attention_mask is not None):
             return self.model(input_ids, cache, attention_mask, logits_to_keep)  # rare: chunks of unequal rows
         return self._prompt(input_ids, cache, attention_mask, logits_to_keep)
@@ -103,13 +106,9 @@ class FastGPU(FastPath):
         angles = positions[:, None] * self.frequencies
         cos, sin, N = angles.cos().type_as(x), angles.sin().type_as(x), len(x)
         for i, layer in enumerate(model.layers):
-            attn = layer.self_attn
-            qkv = self._product(x, self.qkv[i])
             keys, values = cache.room(i, x.new_empty(B, KV, 0, D))
             before = _in_order(keys, values, past) if past else ()
-            kernels.norm_rope[(N, 2)](qkv, attn.q_norm.weight, attn.k_norm.weight, cos, sin, positions, rows, newest,
-                                      keys, values, config.rms_norm_eps, keys.shape[2], H, KV,
-                                      triton.next_power_of_2(H), D, config.has_rope(i))
+            qkv = self._to_cache(x, i, keys, values, cos, sin, positions, rows, newest)
             q, k, v = qkv.view(N, H + 2 * KV, D).split((H, KV, KV), 1)
             if past:
                 k, v = torch.cat((before[0], k)), torch.cat((before[1], v))
@@ -121,6 +120,37 @@ class FastGPU(FastPath):
             x, packed = x.new_zeros(B, T, x.shape[1]), x
             x[rows, columns] = packed
         return self.joined(self._product(model.norm(x.view(B, -1, x.shape[-1])[:, -logits_to_keep:]), self.head))
+
+    def _few(self, ids, cache, logits_to_keep):
+        """A few new tokens in each row, ids [B, T], which look at the cache where it is; can be recorded as `_step`."""
+        (B, T), config, H, KV, D = ids.shape, self.config, self.H, self.KV, self.D
+        b = self.buffers[B] if torch.cuda.is_current_stream_capturing() else self.count(cache, B, T)
+        positions = (b["length"][:, None] + torch.arange(T, device=self.device)).flatten()
+        rows, newest = torch.arange(B * T, device=self.device) // T, b["length"] + T - 1
+        x = self.model.embed_tokens(ids.flatten())  # [B T, hidden_size]
+        angles = positions[:, None] * self.frequencies
+        cos, sin = angles.cos().type_as(x), angles.sin().type_as(x)
+        G = triton.next_power_of_2(H // KV)
+        tokens = max(16 // G, min(64 // G, triton.next_power_of_2(T)), 1)
+        parts = torch.empty(B * T * H, SPLITS, D + 2, device=self.device)
+        for i in range(config.num_hidden_layers):
+            keys, values = cache.room(i, x.new_empty(B, KV, 0, D))
+            qkv, out = self._to_cache(x, i, keys, values, cos, sin, positions, rows, newest), x.new_empty(B * T, H * D)
+            kernels.attend_few[(B * KV, SPLITS, triton.cdiv(T, tokens))](
+                qkv, keys, values, b["length"], parts, T, keys.shape[2], config.window(i) or 2**30,
+                math.log2(math.e) / math.sqrt(D), KV, H // KV, G, D, tokens, SPLITS, 64, num_warps=4, num_stages=2)
+            kernels.join[(B * T * H,)](parts, out, D, SPLITS, num_warps=2)
+            self._finish_layer(x, out, i)
+        b["length"] += T
+        return self.joined(self._product(self.model.norm(x.view(B, T, -1)[:, -logits_to_keep:]), self.head))
+
+    def _to_cache(self, x, i, keys, values, cos, sin, positions, rows, newest):
+        """What layer i's attention takes of x [N, hidden_size]: q, k, v [N, (H + 2 KV) D], k, v also in the cache."""
+        attn, config, qkv = self.model.layers[i].self_attn, self.config, self._product(x, self.qkv[i])
+        kernels.norm_rope[(len(x), 2)](qkv, attn.q_norm.weight, attn.k_norm.weight, cos, sin, positions, rows, newest,
+                                       keys, values, config.rms_norm_eps, keys.shape[2], self.H, self.KV,
+                                       triton.next_power_of_2(self.H), self.D, config.has_rope(i))
+        return qkv
 
     def _finish_layer(self, x, out, i):
         """What follows layer i's attention, for many tokens: x [N, hidden_size] becomes the layer's output."""
@@ -239,8 +269,8 @@ class FastGPU(FastPath):
         self._row_product(b, spare, self.head, logits)
         return self.joined(logits[:, None])
 
-    def count(self, cache, B):
-        """Count one token more in each row; return the buffers of a step, with the length as it was on the device."""
+    def count(self, cache, B, T=1):
+        """Count T tokens more in each row; return the buffers of a step, with the length as it was on the device."""
         if B not in self.buffers:
             like, G = {"device": self.device, "dtype": self.dtype}, triton.next_power_of_2(self.H // self.KV)
             K = self.config.hidden_size
@@ -262,7 +292,7 @@ class FastGPU(FastPath):
         counted, rows, length = self.counted
         if (counted(), rows) != (cache, B) or length is not cache.length:  # else the step before counted on the device
             b["length"].copy_(torch.as_tensor(cache.length, device=self.device).view(-1).expand(B))
-        cache.columns, cache.past, cache.length = cache.columns + 1, cache.length, cache.length + 1
+        cache.columns, cache.past, cache.length = cache.columns + T, cache.length, cache.length + T
         self.counted = weakref.ref(cache), B, cache.length
         return b
 

@@ -72,7 +72,7 @@ def gemv(x, w, out, y, norm, x_new, eps, N, K: tl.constexpr, PAD: tl.constexpr, 
 @triton.jit
 def look(q, k, v, seen, scale, best, total, acc):
     """Take the keys and values of one block into the running softmax: largest score, sum of weights, weighted sum."""
-    scores = tl.where(seen[None, :], tl.dot(q, tl.trans(k)) * scale, float("-inf"))
+    scores = tl.where(seen, tl.dot(q, tl.trans(k)) * scale, float("-inf"))
     higher = tl.maximum(best, tl.max(scores, 1))
     finite = tl.where(higher == float("-inf"), 0.0, higher)  # -inf: nothing seen yet
     shrink, p = tl.exp2(best - finite), tl.exp2(scores - finite[:, None])
@@ -150,13 +150,13 @@ def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counte
         total += 1.0
         acc += new_v.to(tl.float32)[None, :]
     seen = (slots < end) & (slots != slot) & (age(slots, slot, size) < window)
-    best, total, acc = look(q, k, v, seen, scale, best, total, acc)
+    best, total, acc = look(q, k, v, seen[None, :], scale, best, total, acc)
     for first in range(start + BLOCK, end, BLOCK):
         slots = first + tl.arange(0, BLOCK)
         k = tl.load(keys + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
         v = tl.load(values + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
         seen = (slots < end) & (slots != slot) & (age(slots, slot, size) < window)
-        best, total, acc = look(q, k, v, seen, scale, best, total, acc)
+        best, total, acc = look(q, k, v, seen[None, :], scale, best, total, acc)
 
     if active == 1:
         at_out = arranged((row * KV * G + kv * G + g)[:, None] * D + d[None, :], KV * G * D, PER)
@@ -179,6 +179,54 @@ def attend(qkv, q_norm, k_norm, rope, keys, values, length, out, partial, counte
         result = tl.sum(sums * weight[:, :, None], 0) / whole[:, None]
         at_out = arranged((row * KV * G + kv * G + h)[:, None] * D + d[None, :], KV * G * D, PER)
         tl.store(out + at_out, result, mask=(h < G)[:, None])
+
+
+@triton.jit
+def attend_few(qkv, keys, values, length, partial, T, size, window, scale, KV: tl.constexpr, G: tl.constexpr,
+               GP: tl.constexpr, D: tl.constexpr, TOKENS: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """Attention of T new tokens a row, which `norm_rope` has put into the cache; length: of the rows before them.
+
+    Program (row and key head, split, block of tokens) looks at one stretch of the cache and leaves what `join` takes.
+    """
+    head, split = tl.program_id(0), tl.program_id(1)
+    row, kv = head // KV, head % KV
+    first = tl.load(length + row)
+    newest = first + T - 1
+    used = tl.minimum(newest + 1, size)
+    chunk = tl.cdiv(tl.cdiv(used, SPLITS), BLOCK) * BLOCK
+    i, d = tl.arange(0, TOKENS * GP), tl.arange(0, D)
+    token, g = tl.program_id(2) * TOKENS + i // GP, i % GP
+    inside = ((token < T) & (g < G))[:, None]
+    query = (row * T + token).to(tl.int64) * (G + 2) * KV + kv * G + g
+    q = tl.load(qkv + query[:, None] * D + d[None, :], mask=inside, other=0.0)
+    best = tl.full([TOKENS * GP], float("-inf"), tl.float32)
+    total = tl.zeros([TOKENS * GP], tl.float32)
+    acc = tl.zeros([TOKENS * GP, D], tl.float32)
+    base, end = head.to(tl.int64) * size * D, tl.minimum((split + 1) * chunk, used)
+    for start in range(split * chunk, end, BLOCK):
+        slots = start + tl.arange(0, BLOCK)
+        k = tl.load(keys + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
+        v = tl.load(values + base + slots[:, None] * D + d[None, :], mask=(slots < end)[:, None], other=0.0)
+        ago = first + token[:, None] - newest + age(slots, newest % size, size)[None, :]  # how long before the query
+        best, total, acc = look(q, k, v, (slots < end)[None, :] & (ago >= 0) & (ago < window), scale, best, total, acc)
+    mine = partial + (((row * T + token).to(tl.int64) * KV * G + kv * G + g) * SPLITS + split) * (D + 2)
+    tl.store(mine[:, None] + d[None, :], acc, mask=inside)
+    tl.store(mine[:, None] + D, best[:, None], mask=inside)
+    tl.store(mine[:, None] + D + 1, total[:, None], mask=inside)
+
+
+@triton.jit
+def join(partial, out, D: tl.constexpr, SPLITS: tl.constexpr):
+    """out [tokens and heads, D] from what the splits of `attend_few` found: [.., SPLITS, D + 2], weighted sum, largest
+    score, sum of weights."""
+    head = tl.program_id(0).to(tl.int64)
+    s, d = tl.arange(0, SPLITS), tl.arange(0, D)
+    parts = partial + (head * SPLITS + s) * (D + 2)
+    highest = tl.load(parts + D)
+    weight = tl.exp2(highest - tl.max(highest, 0))
+    whole = tl.sum(weight * tl.load(parts + D + 1), 0)
+    sums = tl.load(parts[:, None] + d[None, :])
+    tl.store(out + head * D + d, tl.sum(sums * weight[:, None], 0) / whole)
 
 
 @triton.jit
