@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from minexaone.generation import PromptCache, prefill
 from minexaone.linear.rounding import round_to_nearest
 from minexaone.model import Config, Exaone4, KVCache
 from minexaone.speculation import PromptLookup
+from minexaone.tasks import sample
+from minexaone.tokenizer import Tokenizer
+from minexaone.training.data import turn_ids
 
 pytest.importorskip("triton", reason="the CUDA fast path needs Triton, which PyTorch brings along on Linux")
 from minexaone.fast import gpu as fast_gpu  # noqa: E402
@@ -146,31 +150,48 @@ def test_a_few_tokens_at_once_in_rows_of_different_lengths(make, monkeypatch, co
         assert ours.max() < 1e-5
 
 
+def prompts_of_tasks(count):
+    """Prompts that the shipped model answers with confidence, so that rounding seldom decides."""
+    tokenizer, rng = Tokenizer.from_pretrained(), Random(0)
+    tasks = ["sums", "needle", "call", "chat"] * count
+    return [turn_ids(sample(rng, "test", task, "en", True), tokenizer)[0] for task in tasks[:count]]
+
+
+def told_apart_by_rounding(model, prompt, found, expected):
+    """Whether two greedy replies are equal, or differ first where both ids have nearly the same logit in float32."""
+    n = next((n for n, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b), None)
+    if n is None:
+        return True
+    logits = model(torch.tensor([[*prompt, *expected[:n]]], device=model.device), logits_to_keep=1)[0, -1]
+    return logits.max() - logits[[found[n], expected[n]]].min() < 0.2
+
+
 @pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")
 def test_recorded_steps_go_on_with_a_kept_cache():
     model, kept = speed_up(Exaone4.from_pretrained(dtype="bfloat16", device="cuda")), PromptCache(64)
-    text, equal = [5 + i % 2000 for i in range(300)], 0
+    exact = Exaone4.from_pretrained(dtype="float32", device="cuda")
+    text = prompts_of_tasks(1)[0]
     for turn in range(6):
         reply = model.generate(text, max_new_tokens=40, stop_ids=[], prompt_cache=kept)
-        anew = model.generate(text, max_new_tokens=40, stop_ids=[])
         assert (kept.reused == 0) == (turn == 0) and kept.cache.length == len(kept.ids) == len(text) + 39
-        equal += next((n for n, (a, b) in enumerate(zip(reply, anew, strict=True)) if a != b), 40)
+        with torch.inference_mode():
+            assert told_apart_by_rounding(exact, text, reply, exact.generate(text, max_new_tokens=40, stop_ids=[]))
         text += reply[:40 - 5 * turn] + [7 + turn] * 9
-    assert equal > 0.8 * 240  # rounding may decide between near ties
 
 
 @pytest.mark.skipif(not CUDA, reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}], ids=["greedy", "drawn"])
-def test_recorded_checks_of_guesses_give_the_reply_without_a_draft(options):
+def test_recorded_checks_of_guesses_give_the_reply_without_a_draft():
     model = speed_up(Exaone4.from_pretrained(dtype="bfloat16", device="cuda"))
-    prompts, same = [[5 + i % (40 + row) for i in range(150 + 31 * row)] for row in range(3)], 0
+    exact, prompts, same = Exaone4.from_pretrained(dtype="float32", device="cuda"), prompts_of_tasks(4), 0
     for part in (prompts[:1], prompts):
-        plain = model.generate(part, max_new_tokens=80, stop_ids=[], **options)
-        drafted = model.generate(part, max_new_tokens=80, stop_ids=[], draft=PromptLookup(4), **options)
-        assert [len(reply) for reply in drafted] == [80] * len(part)
-        same += sum(next((n for n, (a, b) in enumerate(zip(*both, strict=True)) if a != b), 80)
-                    for both in zip(plain, drafted, strict=True))
-    assert same > 0.7 * 4 * 80  # rounding may decide between near ties
+        plain = exact.generate(part, max_new_tokens=80, stop_ids=[])
+        found = model.generate(part, max_new_tokens=80, stop_ids=[], draft=PromptLookup(4))
+        with torch.inference_mode():
+            assert all(told_apart_by_rounding(exact, *both) for both in zip(part, found, plain, strict=True))
+        drawn = [model.generate(part, max_new_tokens=80, temperature=0.6, seed=3, draft=draft)
+                 for draft in (None, PromptLookup(4))]
+        same += sum(a == b for a, b in zip(*drawn, strict=True))
+    assert same >= 3  # of 5: rounding may have moved a draw
 
 
 def test_a_whole_prompt_gives_the_logits_of_every_token(make):
