@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from minexaone.__main__ import main
+from minexaone.model import KVCache
 
 
 def run(*argv, stdin=None):
@@ -26,6 +28,21 @@ def test_fast_steps_and_8_bits_answer_alike(capsys):
         shown = capsys.readouterr()
         answers.append(shown.out)
     assert len(set(answers)) == 1 and "ready for fast steps after" in shown.err
+
+
+@pytest.mark.parametrize("draft", ["text", str(Path(__file__).parent.parent / "assets" / "stages" / "sft")],
+                         ids=["text", "model"])
+def test_a_draft_leaves_the_answer_as_it_is(capsys, monkeypatch, draft):
+    question, passes = ["--device", "cpu", "--reasoning", "Which one is bigger, 3.12 vs 3.9?"], []
+    update = KVCache.extend
+    monkeypatch.setattr(KVCache, "extend", lambda cache, T, *more: passes.append(T) or update(cache, T, *more))
+    assert main(question) == 0
+    plain, steps = capsys.readouterr(), passes.count(1)
+    passes.clear()
+    assert main(["--draft", draft, *question]) == 0
+    assert capsys.readouterr() == plain and 5 in passes
+    if draft == "text":
+        assert len(passes) < steps  # some guesses were right
 
 
 def test_thinking_on_stderr_and_the_prompt_from_stdin():
