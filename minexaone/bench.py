@@ -32,7 +32,7 @@ from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
 from minexaone.files import with_temporary, write_json
 from minexaone.generation import PromptCache, Sampler, prefill
-from minexaone.linear import processes
+from minexaone.linear import of_products, processes
 from minexaone.linear.parallel import all_processes, tensor_parallel
 from minexaone.linear.rounding import quantize
 from minexaone.model import Config, Exaone4, KVCache, cache_bytes, pick_device
@@ -81,9 +81,10 @@ def read_bandwidth(device, repeats=5):
 
 
 def matmul_rate(device, dtype, size=8192, repeats=5):
-    """Floating-point operations per second of a large matrix product of random numbers."""
-    size = size if device.type == "cuda" else 1024  # some CPUs are very slow at bfloat16
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    """Floating-point operations per second of a large matrix product of random numbers, in the dtype of products (see
+    `of_products`)."""
+    size, like = size if device.type == "cuda" else 2048, torch.empty(0, dtype=dtype, device=device)
+    a, b = (torch.randn(size, size, device=device).to(of_products(like)) for _ in range(2))
     return 2 * size**3 / min(timed(device, torch.mm, a, b) for _ in range(repeats + 1))
 
 
