@@ -216,7 +216,7 @@ def add_options(parser):
                         help="round the layers to 4 bits, embedding and head to 8: about a third")
     parser.add_argument("--draft", metavar="MODEL", help="a smaller model with the same vocabulary guesses the next "
                         "tokens, four at a time, which the model checks together; text: the text so far does. The "
-                        "reply stays the same and on a GPU comes sooner (see README)")
+                        "reply stays the same, and on CUDA with --fast comes sooner (see README)")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--reasoning", action="store_true", help="think before answering; the thinking goes to stderr")
     parser.add_argument("--budget", type=int, metavar="N", help="close the thinking after N tokens (no limit)")
@@ -244,10 +244,12 @@ def load_chat(options):
         raise ValueError(f"dtype is {options.dtype!r}, expected auto, {', '.join(DTYPES)}")
     folder = resolve(options.model, options.revision)  # once: a branch may move between two downloads
     tokenizer = Tokenizer.from_pretrained(folder)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if options.bits or options.adapter or options.draft:
-            raise ValueError("under torchrun a model stays as it is stored and has no draft: leave out --int8, --int4, "
-                             "--adapter and --draft")
+    in_parallel = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if in_parallel and (options.bits or options.adapter or options.draft):
+        raise ValueError("under torchrun a model stays as it is stored and has no draft: leave out --int8, --int4, "
+                         "--adapter and --draft")
+    draft = draft_of(options)  # first, as the smaller one: a wrong name is known soon
+    if in_parallel:
         model = divided(folder, options.dtype, options.device)
         options.seed = options.seed or 0  # all processes draw the same
     else:
@@ -266,7 +268,6 @@ def load_chat(options):
         start = time.perf_counter()
         speed_up(model)
         print(f"minexaone: ready for fast steps after {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    draft = draft_of(options)
     sampling = {name: value for name in ("temperature", "top_k", "top_p", "presence_penalty")
                 if (value := getattr(options, name)) is not None}
     if options.temperature is None:

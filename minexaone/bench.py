@@ -415,14 +415,14 @@ def import_times(rounds=5):
 
 
 def hardware(device):
-    """The name of the device and, for a CPU, how many threads are used."""
+    """The name of the device and, for a CPU, its vector instructions and how many threads are used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
 
 
 # ------------------------------------------------------------------------------------------------------- command line

@@ -131,8 +131,10 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
                 counts = [1 + len(guess) for guess in guesses]
                 full = 1 + most if recorded else max(counts)  # what fills it up leaves the cache again
                 read = tensor([([id, *guess] + [0] * full)[:full] for id, guess in zip(last, guesses, strict=True)])
-                mask = torch.arange(full, device=model.device) < tensor(counts)[:, None]
-                drawn = check(read) if recorded or mask.all() else check(read, mask)
+                if recorded or len(set(counts)) == 1:
+                    drawn = check(read)
+                else:
+                    drawn = check(read, torch.arange(full, device=model.device) < tensor(counts)[:, None])
             else:
                 step()
                 drawn = ids

@@ -34,8 +34,8 @@ def test_fast_steps_and_8_bits_answer_alike(capsys):
                          ids=["text", "model"])
 def test_a_draft_leaves_the_answer_as_it_is(capsys, monkeypatch, draft):
     question, passes = ["--device", "cpu", "--reasoning", "Which one is bigger, 3.12 vs 3.9?"], []
-    update = KVCache.extend
-    monkeypatch.setattr(KVCache, "extend", lambda cache, T, *more: passes.append(T) or update(cache, T, *more))
+    extend = KVCache.extend
+    monkeypatch.setattr(KVCache, "extend", lambda cache, T, *more: passes.append(T) or extend(cache, T, *more))
     assert main(question) == 0
     plain, steps = capsys.readouterr(), passes.count(1)
     passes.clear()
@@ -81,6 +81,7 @@ def test_info_of_the_shipped_model_and_of_published_shapes(capsys, tmp_path):
 @pytest.mark.parametrize("argv, words", [
     (["--model", "no/such/folder", "hi"], "no/such/folder is neither a folder nor a hub id"),
     (["--temperature", "-1", "--device", "cpu", "hi"], "temperature is -1"),
+    (["--draft", "no/such/folder", "--device", "cpu", "hi"], "no/such/folder is neither a folder nor a hub id"),
     (["--dtype", "int4", "hi"], "dtype is 'int4'"), (["--device", "abacus", "hi"], "abacus"),
     (["--device", "cpu", ""], "prompt"), (["--budget", "-1", "--reasoning", "hi"], "budget"),
     (["info", "--context", "-5"], "--context is -5"), (["info", "--context", "0"], "--context is 0"),

@@ -157,7 +157,7 @@ def prompts_of_tasks(count):
     return [turn_ids(sample(rng, "test", task, "en", True), tokenizer)[0] for task in tasks[:count]]
 
 
-def told_apart_by_rounding(model, prompt, found, expected):
+def equal_up_to_rounding(model, prompt, found, expected):
     """Whether two greedy replies are equal, or differ first where both ids have nearly the same logit in float32."""
     n = next((n for n, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b), None)
     if n is None:
@@ -175,7 +175,7 @@ def test_recorded_steps_go_on_with_a_kept_cache():
         reply = model.generate(text, max_new_tokens=40, stop_ids=[], prompt_cache=kept)
         assert (kept.reused == 0) == (turn == 0) and kept.cache.length == len(kept.ids) == len(text) + 39
         with torch.inference_mode():
-            assert told_apart_by_rounding(exact, text, reply, exact.generate(text, max_new_tokens=40, stop_ids=[]))
+            assert equal_up_to_rounding(exact, text, reply, exact.generate(text, max_new_tokens=40, stop_ids=[]))
         text += reply[:40 - 5 * turn] + [7 + turn] * 9
 
 
@@ -187,7 +187,7 @@ def test_recorded_checks_of_guesses_give_the_reply_without_a_draft():
         plain = exact.generate(part, max_new_tokens=80, stop_ids=[])
         found = model.generate(part, max_new_tokens=80, stop_ids=[], draft=PromptLookup(4))
         with torch.inference_mode():
-            assert all(told_apart_by_rounding(exact, *both) for both in zip(part, found, plain, strict=True))
+            assert all(equal_up_to_rounding(exact, *both) for both in zip(part, found, plain, strict=True))
         drawn = [model.generate(part, max_new_tokens=80, temperature=0.6, seed=3, draft=draft)
                  for draft in (None, PromptLookup(4))]
         same += sum(a == b for a, b in zip(*drawn, strict=True))
