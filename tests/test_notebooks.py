@@ -14,6 +14,7 @@ import mirror  # noqa: E402
 
 LESSONS = mirror.notebooks()
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+PAGES = sorted(path for path in (ROOT / "notebooks").rglob("*.md") if ".ipynb_checkpoints" not in path.parts)
 IGNORE = "nbval-ignore-output"
 
 
@@ -112,7 +113,7 @@ def test_few_outputs_are_ignored():
     assert len(ignored) <= 8
 
 
-@pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS, ROOT / "notebooks" / "TEACHING.md"], ids=name)
+@pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS, *PAGES], ids=name)
 def test_links_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":

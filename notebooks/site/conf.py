@@ -1,0 +1,31 @@
+"""How Sphinx makes a site of the lessons: python -m sphinx -W --keep-going -c notebooks/site notebooks build/site
+
+Pages show the stored outputs; nothing is executed, and no page loads anything from the network. What a figure shows
+is said in the metadata of the cell that draws it, {"mystnb": {"image": {"alt": "..."}}}; the tag hide-output folds what
+came of a cell.
+"""
+
+project = "EXAONE 4.0, built piece by piece"
+author = "the authors of minexaone"
+html_title = project
+language = "en"
+
+extensions = ["myst_nb", "sphinx-mathjax-offline"]  # formulas with a MathJax of the site's own
+exclude_patterns = ["site", "**.ipynb_checkpoints"]
+nb_execution_mode = "off"
+nb_merge_streams = True  # what a cell printed is one block, as in JupyterLab
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+html_theme = "sphinx_book_theme"
+html_static_path = ["lessons.css"]
+html_css_files = ["lessons.css"]
+html_copy_source = True  # a button downloads the notebook
+html_show_copyright = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the sidebar has the search; an empty bar above the page is not needed
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
