@@ -110,7 +110,7 @@ def site(tmp_path_factory):
     cell = next(cell for cell in notebook["cells"] if draws(cell) and "tags" not in cell["metadata"])
     cell["metadata"]["tags"] = ["hide-output"]
     path.write_text(json.dumps(notebook), encoding="utf-8")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-c", source / "site", source]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", source / "site", source]
     done = subprocess.run([*command, folder / "out"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "out"

@@ -18,12 +18,14 @@ nb_code_prompt_hide = "Hide the {type}"
 nb_merge_streams = True  # what a cell printed is one block, as in JupyterLab
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
+nitpicky = True  # a reference that leads nowhere is a warning
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["lessons.css"]
 html_css_files = ["lessons.css"]
 html_copy_source = True  # a button downloads the notebook
 html_show_copyright = False
+html_use_index = False
 html_theme_options = {
     "show_toc_level": 2,
     "use_fullscreen_button": False,
