@@ -107,6 +107,40 @@ def test_bfloat16_is_as_near_to_float32_as_the_clear_path(shipped):
     assert error <= 1.2 * limit
 
 
+@torch.inference_mode()
+def steps_with_rewinds(forward, ids, every, spare=6):
+    """The logits of ids [B, T], of which row n begins with n padding tokens: 5 columns, then one at a time, and after
+    `every` of them some others, which are taken back."""
+    cache = KVCache(forward.config if isinstance(forward, Exaone4) else forward.model.config, spare=spare)
+    mask = (torch.arange(5) >= torch.arange(len(ids))[:, None]).long()
+    parts = [forward(ids[:, :5], cache, mask)]
+    for t in range(5, ids.shape[1]):
+        parts.append(forward(ids[:, t:t + 1], cache))
+        if t % every == 0:
+            for step in (1, spare - 1):  # a token alone, and some together
+                forward(ids[:, :step].flip(1), cache)
+            cache.rewind(cache.length - spare)
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_after_rewinds_and_in_unequal_rows_steps_equal_the_clear_path(fast, rows):
+    ids = tokens(rows * 5 * W).view(rows, -1)
+    found = steps_with_rewinds(fast, ids, 7)
+    for n, row in enumerate(ids):
+        expected = steps(row[None, n:], 5 - n, fast.model)  # without padding, and nothing is taken back
+        assert (found[n, n:] - expected).abs().max() <= 2e-5 * expected.std(), n
+
+
+def test_after_rewinds_bfloat16_is_as_near_to_float32_as_the_clear_path(shipped):
+    fast, ids = shipped
+    ids = ids[:, :2 * fast.model.config.sliding_window + 20]
+    with torch.inference_mode():
+        exact = copy.deepcopy(fast.model).float()(ids)
+    error, limit = ((steps_with_rewinds(forward, ids, 50) - exact)[0, 5:].std() for forward in (fast, fast.model))
+    assert error <= 1.2 * limit
+
+
 @pytest.mark.parametrize("options", [{}, dict(temperature=0.8, top_p=0.9, seed=3)])
 def test_generation(fast, monkeypatch, options):
     model, prompt = fast.model, tokens(5)[0].tolist()
