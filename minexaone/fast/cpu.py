@@ -5,8 +5,7 @@ takes to read all weights. The matrix products of the clear path are made for ma
 depends on the machine: in bfloat16 more than half on an EPYC of Zen 5, a tenth on a Xeon with AMX), and what is packed
 it unpacks into memory first. Here inductor, the compiler of PyTorch, writes loops in C++ that do nothing but read a row
 of weights and add up its products with x; values of 4 and 8 bits become numbers in the registers. Between the compiled
-parts, the cache and the attention are those of `model.py`: after 8,192 tokens of the 1.2B shape it is a third of a step
-(one core of an EPYC of Zen 3), of which loops by inductor would save a fifth, too little for what they cost to read.
+parts, the cache and the attention are those of `model.py`.
 """
 
 import time
