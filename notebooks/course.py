@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^( *){BEGIN}\n.*?^ *{END}$", re.M | re.S)
 SOLUTIONS = re.compile(r"(?:Solutions: )?\[[^]]*\]\(solutions/[^)]*\)\.?\s*(?:· )?")
+ABOVE = re.compile(r"""(?<=[("])\.\./""")  # the solutions lie one folder below the lessons
 BESIDE = re.compile(r"""[("](\.\./[\w./-]+|[\w./-]+\.(?:svg|png|md))[)"]""")  # files that a lesson opens or shows
 
 
@@ -53,8 +54,9 @@ def starter(source: str) -> str:
 
 
 def following(solutions: NotebookNode) -> list[NotebookNode]:
-    """Copies of the cells behind the title, with ids that no lesson has."""
-    return [nbformat.from_dict(cell | {"id": f"solution-{cell.id}"}) for cell in solutions.cells[1:]]
+    """Copies of the cells behind the title, with ids that no lesson has, and paths from the lessons' folder."""
+    return [nbformat.from_dict(cell | {"id": f"solution-{cell.id}", "source": ABOVE.sub("", cell.source)})
+            for cell in solutions.cells[1:]]
 
 
 def student(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
@@ -82,9 +84,9 @@ def key(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def copy_beside(lesson: NotebookNode, folder: Path):
-    """Copy what a lesson opens or shows to where it looks for it from a folder."""
-    for name in {name for cell in lesson.cells for name in BESIDE.findall(cell.source)}:
+def copy_beside(notebook: NotebookNode, folder: Path):
+    """Copy what a notebook opens or shows to where it looks for it from a folder."""
+    for name in {name for cell in notebook.cells for name in BESIDE.findall(cell.source)}:
         source, target = HERE / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -101,9 +103,10 @@ def write(out: Path):
             if cell.cell_type == "markdown":
                 cell.source = SOLUTIONS.sub("", cell.source)
         for name, edition in ("student", student), ("key", key):
+            notebook = edition(lesson, solutions)
             (out / name).mkdir(parents=True, exist_ok=True)
-            copy_beside(lesson, out / name)
-            nbformat.write(edition(lesson, solutions), out / name / path.name)
+            copy_beside(notebook, out / name)
+            nbformat.write(notebook, out / name / path.name)
     (out / "submitted").mkdir(exist_ok=True)
     shutil.copy(HERE / "grader.py", out / "conftest.py")
     (out / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # this folder's own, whatever lies above it

@@ -145,9 +145,11 @@ def test_the_students_edition_gives_nothing_away(written, name):
         assert len(raised) == len(regions) and all("to be written" not in wanted for wanted in raised)
         assert all(region not in text for region in regions)
     assert points_of(student.cells) == points_of(key.cells) == points_of(lesson.cells + solutions.cells)
-    prose = "\n".join(cell.source for cell in student.cells if cell.cell_type == "markdown")
-    for target in re.findall(r"\]\(([^)#\s]+)", prose):
-        assert target.startswith("http") or (written / "student" / target).exists(), target
+    for folder, notebook in (("student", student), ("key", key)):
+        linked = re.findall(r"\]\(([^)#\s]+)", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"))
+        opened = re.findall(r'"(\.\./[^"]+)"', "\n".join(c.source for c in notebook.cells if c.cell_type == "code"))
+        for target in linked + opened:
+            assert target.startswith("http") or (written / folder / target).exists(), target
 
 
 def test_what_is_wanted_is_said():
