@@ -95,7 +95,7 @@ def test_a_syllabus_has_the_minutes_and_points_of_the_lessons(title):
         assert int(minutes) == whole if taught == "all" else int(minutes) < whole, f"{title}: {lesson}"
         found, numbers = exercises(lesson), re.findall(r"(\d)(?: \((\d+)\))?", chosen)
         for number, points in numbers:
-            assert (points or None) == found[number][0], f"{title}: {lesson}, exercise {number}: points as in the lesson"
+            assert (points or None) == found[number][0], f"{title}: {lesson}, exercise {number} as in the lesson"
         assert stated == str(sum(found[number][1] for number, _ in numbers) or "–"), f"{title}: {lesson}"
     section = SYLLABI[SYLLABI.index(f"## {title}\n"):]
     taught, practised = re.search(r"^\| \| \| all \| \*\*(\d+)\*\* \| \| \*\*(\d+)\*\* \|$", section, re.M).groups()
