@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from minexaone import Tokenizer
+from minexaone.config_json import GLOBAL
+from minexaone.model import Config, rope_frequencies
 from minexaone.tasks.base import Example
+from minexaone.training.__main__ import STAGES
 from minexaone.training.agapo import leave_one_out, normalise
 from minexaone.training.data import turn_document
 
@@ -106,3 +109,36 @@ def test_the_advantages_of_three_groups():
     signed = [float(text) for text in found if re.fullmatch(r"[+-]\d\.\d\d|0", text)]
     expected = torch.cat((difference[:1], advantage)).flatten()
     torch.testing.assert_close(torch.tensor(signed), expected, atol=0.0051, rtol=0)
+
+
+@pytest.mark.parametrize("word", [" bigger", "한국"])
+def test_the_merges_are_those_of_the_shipped_tokenizer(word):
+    tokenizer = Tokenizer.from_pretrained()
+    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in
+              tokenizer.to_dict()["model"]["merges"]]
+    alphabet = {id: token for token, id in tokenizer.to_dict()["model"]["vocab"].items() if len(token) == 1}
+    letters = {tokenizer.token_bytes(id): letter for id, letter in alphabet.items()}
+    tokens = [letters[bytes([byte])] for byte in word.encode()]
+    expected = ["bytes", *(f"{byte:02x}" for byte in word.encode()), "letters", *tokens]
+    for rank, (left, right) in enumerate(merges):  # one after the other through the whole list, as merges were learnt
+        for i in reversed(range(len(tokens) - 1)):
+            if tokens[i:i + 2] == [left, right]:
+                tokens[i:i + 2] = [left + right]
+                expected += [f"rank {rank}", *tokens]
+    found = texts("merges")
+    assert any(found[i:i + len(expected)] == expected for i in range(len(found)))
+    assert len(tokenizer.encode(word)) == len(tokens)
+
+
+def test_the_hands_turn_as_fast_as_the_module_says():
+    config = Config(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+                    num_key_value_heads=1, head_dim=8, layer_types=[GLOBAL], rope_theta=10_000.0, eos_token_id=2)
+    angles = torch.tensor([0.0, 5.0, 10.0])[:, None] * rope_frequencies(config)
+    found = [float(text.removesuffix(" rad")) for text in texts("rope") if text.endswith(" rad")]
+    torch.testing.assert_close(torch.tensor(found), angles.flatten(), atol=1e-6, rtol=1e-5)
+
+
+def test_the_map_has_every_lesson_and_the_pipeline_every_stage():
+    lessons = {path.name[:2] for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
+    assert {text for text in texts("map") if re.fullmatch(r"\d\d", text)} == lessons
+    assert [text for text in texts("pipeline") if text in STAGES] == list(STAGES)
