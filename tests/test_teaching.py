@@ -72,10 +72,10 @@ def test_the_drawing_has_the_arrows_of_the_table_and_none_that_a_longer_way_says
 
     wanted = {(one, lesson) for lesson, before in firm.items() for one in before
               if not any(one in below(other) for other in before)}
-    drawing = (NOTEBOOKS / "prerequisites.svg").read_text(encoding="utf-8")
+    drawing = (NOTEBOOKS / "figures" / "map.svg").read_text(encoding="utf-8")
     assert {*re.findall(r'id="from-(\d\d)-to-(\d\d)"', drawing)} == wanted
     assert sorted(re.findall(r"<text[^>]*>(\d\d)</text>", drawing)) == [*LESSONS]
-    assert drawing.count('stroke-dasharray="5 4" marker-end') == len(LOOSELY)
+    assert drawing.count('stroke-dasharray="4 3" marker-end') == len(LOOSELY)
 
 
 # -------------------------------------------------------------------------------------------------------- the syllabi
