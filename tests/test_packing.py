@@ -84,3 +84,21 @@ def test_a_given_number_of_rows_from_endless_documents():
 def test_a_document_of_wrong_length_is_refused(length):
     with pytest.raises(ValueError, match=f"has {length} tokens, expected 2 to 65"):
         pack(random_documents([length]), tokens=128, longest=64)
+
+
+def test_the_same_documents_in_smaller_rows_give_the_same_gradient():
+    """Where memory holds no row of a GPU's size: the same step, in more rows."""
+    def endless():
+        while True:
+            yield from random_documents(LENGTHS)
+
+    model, gradients, rows = small_model(), [], []
+    for fits in (None, 64):
+        batches = pack(endless(), 512, 64, rows=1, fits=fits)
+        model.zero_grad()
+        sum((PackedModel(model)(batch) * batch.weights).sum() for batch in batches).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        rows.append([len(batch.ids) for batch in batches])
+    assert rows[0] == [512] and set(rows[1]) == {64} and len(rows[1]) >= 8
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import groupby, islice
 from random import Random
 
@@ -13,8 +14,8 @@ from minexaone import Exaone4, Tokenizer
 from minexaone.reply import Reply
 from minexaone.scoring import evaluate, rollouts
 from minexaone.tasks import TASKS, sample
-from minexaone.tasks.base import plain
-from minexaone.training import agapo, compare, data, lab, report, ship
+from minexaone.tasks.base import held_out, plain
+from minexaone.training import agapo, compare, data, lab, report, ship, simper
 from minexaone.training.__main__ import STAGES, main, train_all
 from minexaone.training.data import RATIO, needle, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
@@ -181,8 +182,7 @@ def test_algorithms_are_compared(run, tmp_path, capsys):
         (tmp_path / name).symlink_to(run / name)
     compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "0", "--parts", "--count", "2", "--device", "cpu"])
     found = report.collect(tmp_path)["comparisons"]
-    assert {row["algorithm"] for row in found.values()} == {
-        name if name in ("agapo", "grpo") else f"agapo {name}" for name in agapo.ALGORITHMS}
+    assert {row["algorithm"] for row in found.values()} == set(agapo.ALGORITHMS)
     assert not list(tmp_path.glob("*.state.safetensors"))
     compare.main([str(tmp_path), "--preset", "smoke", "--seeds", "0", "--count", "2", "--device", "cpu"])
     assert capsys.readouterr().out.count("compare.agapo-0:") == 1  # what is done is done
@@ -378,3 +378,42 @@ def test_presets_fit_together():
         assert preset.contexts[-1] >= 16 * preset.window and preset.agapo.steps % preset.round[2] == 0
         assert preset.compared.save_every % preset.compared_round[2] == 0
         assert preset.agapo.save_every % preset.round[2] == 0 and preset.tokens >= preset.contexts[-1]
+
+
+# -------------------------------------------------------------------------------------------- rounds of SimPER
+
+
+def test_a_round_of_simper_that_costs_right_replies_is_taken_back_and_is_the_last(run, tmp_path, monkeypatch):
+    for name in ("tokenizer", "agapo"):
+        (tmp_path / name).symlink_to(run / name)
+    monkeypatch.setattr(rollouts, "read_reply", as_finished)
+    monkeypatch.setattr(rollouts, "verify", lambda example, reply: len(reply.content) % 2 == 0)
+    right = iter([0.9, 0.895, 0.88])  # before, and after each round: half a point is fine, two points are not
+    splits = []
+
+    def summary(replies, tokenizer):
+        splits.append({held_out(r.example.key) for r in replies if r.example.key})
+        return {"right": 0.5 if splits[-1] == {True} else next(right), "thinking_tokens": 1.0}
+
+    weights = []
+    fit = simper.fit
+
+    def recorded(model, *args):
+        log = fit(model, *args)
+        weights.append(model.embed_tokens.weight.detach().bfloat16().clone())
+        return log
+
+    monkeypatch.setattr(simper, "summary", summary)
+    monkeypatch.setattr(simper, "fit", recorded)
+    preset = replace(PRESETS["smoke"], pairs=(4, 4, 4, 2), evaluated=20)
+    simper.simper(Run(tmp_path, preset, 0, torch.device("cpu")), 1)
+    assert [row["kept"] for row in read(tmp_path, "simper1")["rounds"]] == [True, False] and len(weights) == 2
+    assert not torch.equal(*weights)
+    assert torch.equal(Exaone4.from_pretrained(tmp_path / "simper1", device="cpu").embed_tokens.weight, weights[0])
+    assert splits == [{False}] * 3 + [{True}] * 2  # no problem that is reported on decides
+
+
+def test_a_quarter_of_stage_twos_queries_are_stage_ones():
+    first, second = (simper.draw_queries(stage, 8, seed=3) for stage in (1, 2))
+    assert [e.messages for e in first[:2]] == [e.messages for e in second[:2]] and len(second) == 8
+    assert all(e.reasoning for e in first) and not all(e.reasoning for e in second)

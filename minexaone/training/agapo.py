@@ -18,12 +18,13 @@ from minexaone.model import Exaone4
 from minexaone.scoring.rollouts import roll_out
 from minexaone.tasks import TASKS, Example, sample
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.data import REWARDED, sampled_document
+from minexaone.training.data import RARER, sampled_document
 from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Packed, PackedModel, pack
 from minexaone.training.run import Run
 
 BETA = 0.005  # weight of the KL
+DOMAINS = (*RARER, "tool use", "conversation")  # the last two are ours: their verifiers are as exact
 
 # ------------------------------------------------------------------------------------------------- advantages
 
@@ -122,11 +123,11 @@ GRPO = Algorithm(grpo_advantages, grpo_loss, drops_correct=False)
 ALGORITHMS = {  # by the names that results are kept under
     "agapo": AGAPO,
     "grpo": GRPO,
-    "without negative all-wrong groups": replace(AGAPO, advantages=partial(agapo_advantages, smoothed=False)),
-    "without global advantage": replace(AGAPO, advantages=leave_one_out_smoothed),
-    "without asymmetric sampling": replace(AGAPO, drops_correct=False),
-    "without unclipped gradient": replace(AGAPO, loss=partial(clipped_loss, beta=BETA)),
-    "without KL": replace(AGAPO, loss=partial(agapo_loss, beta=0.0)),
+    "agapo without negative all-wrong groups": replace(AGAPO, advantages=partial(agapo_advantages, smoothed=False)),
+    "agapo without global advantage": replace(AGAPO, advantages=leave_one_out_smoothed),
+    "agapo without asymmetric sampling": replace(AGAPO, drops_correct=False),
+    "agapo without unclipped gradient": replace(AGAPO, loss=partial(clipped_loss, beta=BETA)),
+    "agapo without KL": replace(AGAPO, loss=partial(agapo_loss, beta=0.0)),
 }
 
 
@@ -135,8 +136,7 @@ ALGORITHMS = {  # by the names that results are kept under
 
 def hard_tasks() -> list[str]:
     """The tasks with a difficulty dial whose answers reasoning can work out."""
-    return [name for name, task in TASKS.items()
-            if task.levels > 1 and task.domain in REWARDED]
+    return [name for name, task in TASKS.items() if task.levels > 1 and task.domain in DOMAINS]
 
 
 def hard_example(rng: Random, split="train") -> Example:
@@ -238,6 +238,6 @@ def learn_from_rewards(run: Run, name: str, algorithm: Algorithm, examples: list
     """(model, log) of reinforcement learning from the SFT model; round: queries, replies to each, and updates."""
     preset, model = run.preset, run.load("sft")
     rollouts = Rollouts(model, run.load("sft"), run.load_tokenizer(), examples, algorithm=algorithm, queries=round[0],
-                        group=round[1], updates=round[2], max_new_tokens=preset.max_new_tokens, tokens=preset.tokens,
-                        longest=preset.contexts[1], seed=seed)
+                        group=round[1], updates=round[2], max_new_tokens=preset.max_new_tokens, tokens=run.fits,
+                        longest=preset.contexts[-1], seed=seed)
     return model, fit(model, rollouts.draw, algorithm.loss, recipe, run.folder, name)

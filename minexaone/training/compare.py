@@ -42,15 +42,14 @@ def compare(run: Run, algorithms: list[str], seeds: list[int], count: int):
     examples, _ = prefilter(run.load("sft"), tokenizer, preset.queries, run.seed, preset.max_new_tokens)
     for seed in seeds:
         for algorithm in algorithms:
-            title = f"agapo {algorithm}" if algorithm.startswith("without") else algorithm  # in RUN, and in figures
-            name = f"compare.{title.replace(' ', '_')}-{seed}"
+            name = f"compare.{algorithm.replace(' ', '_')}-{seed}"
             if (run.folder / f"{name}.json").is_file():
                 continue
             model, log = learn_from_rewards(run, name, ALGORITHMS[algorithm], examples, preset.compared,
                                             preset.compared_round, seed)
             after = pass_rate(model, tokenizer, count, preset.max_new_tokens)
-            write_json(run.folder / f"{name}.json", {"algorithm": title, "seed": seed, "sft": before, "after": after,
-                                                     "log": log})
+            write_json(run.folder / f"{name}.json", {"algorithm": algorithm, "seed": seed, "sft": before,
+                                                     "after": after, "log": log})
             (run.folder / f"{name}.state.safetensors").unlink(missing_ok=True)
             print(f"{name}: {before} -> {after}", flush=True)
 

@@ -15,8 +15,9 @@ from minexaone.training.packing import Document, Packed, pack
 
 CUT = 0.05  # share of reasoning examples whose thinking is closed too early, as by a reasoning budget
 RATIO = 1.5  # tokens of reasoning data for each token of non-reasoning data (EXAONE 4.0 report, SFT)
+NEEDLES = (0.08, 0.16)  # share of long texts among the documents of the two rounds of SFT
 SECOND_ROUND = ("code", "tool use")  # domains of the second round of SFT (report: code and tool-use reasoning)
-REWARDED = ("math", "code", "instruction following")  # domains in which AGAPO works on the harder levels
+RARER = ("math", "code", "instruction following")  # domains whose harder levels SFT leaves to AGAPO in part
 
 
 # -------------------------------------------------------------------------------------------------- documents
@@ -68,8 +69,8 @@ def earlier_replies(prompt: list[int], tokenizer: Tokenizer) -> list[float]:
 
 
 def draw_level(rng: Random, task: str) -> int:
-    """In `REWARDED` each level is rarer than the one below, so that something is left to learn from rewards."""
-    levels, rarer = range(1, TASKS[task].levels + 1), 0.75 if TASKS[task].domain in REWARDED else 1
+    """In `RARER` each level is rarer than the one below, so that something is left to learn from rewards."""
+    levels, rarer = range(1, TASKS[task].levels + 1), 0.75 if TASKS[task].domain in RARER else 1
     return rng.choices(levels, [rarer**level for level in levels])[0]
 
 
@@ -129,9 +130,10 @@ def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False,
     """
     tokens = {True: 0.0, False: 0.0}
     while True:
-        special = second and rng.random() < 0.6
+        long = rng.random() < NEEDLES[second]
+        special = second and not long and rng.random() < 0.7
         reasoning = special or tokens[True] < ratio * tokens[False]
-        if not special and rng.random() < 0.045:
+        if long:
             example = needle(rng, tokenizer, context, reasoning)
         else:
             task = draw_task(rng, SECOND_ROUND if special else ())
@@ -148,12 +150,14 @@ def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False,
 class Steps(Dataset):
     """Step n's batches, drawn from the name, the seed and n alone: the same with any number of worker processes.
 
-    documents(rng, tokenizer): an endless iterator. rows, tokens: a step has so many rows of so many tokens.
+    documents(rng, tokenizer): an endless iterator. rows, tokens: a step has so many rows of so many tokens. fits: or,
+    where memory holds no more, the same documents in more rows of so many tokens.
     """
 
-    def __init__(self, folder: Path, documents, name: str, seed: int, steps: int, rows: int, tokens: int, longest: int):
-        self.folder, self.documents, self.name, self.seed = folder, documents, name, seed
-        self.steps, self.rows, self.tokens, self.longest, self.tokenizer = steps, rows, tokens, longest, None
+    def __init__(self, folder: Path, documents, name: str, seed: int, steps: int, rows: int, tokens: int, longest: int,
+                 fits: int | None = None):
+        self.folder, self.documents, self.name, self.seed, self.steps = folder, documents, name, seed, steps
+        self.rows, self.tokens, self.longest, self.fits, self.tokenizer = rows, tokens, longest, fits, None
 
     def __len__(self):
         return self.steps
@@ -162,7 +166,7 @@ class Steps(Dataset):
         """The step's batches, their weights scaled to a sum of 1, and nothing to log."""
         self.tokenizer = self.tokenizer or Tokenizer.from_pretrained(self.folder)
         rng = Random(f"{self.name} {self.seed} {step}")
-        batches = pack(self.documents(rng, self.tokenizer), self.tokens, self.longest, self.rows)
+        batches = pack(self.documents(rng, self.tokenizer), self.tokens, self.longest, self.rows, self.fits)
         total = sum(batch.weights.sum() for batch in batches)
         for batch in batches:
             batch.weights /= total

@@ -58,10 +58,11 @@ class Packed:
                         for value in vars(self).values()))
 
 
-def pack(documents, tokens: int, longest: int, rows: int | None = None) -> list[Packed]:
+def pack(documents, tokens: int, longest: int, rows: int | None = None, fits: int | None = None) -> list[Packed]:
     """Fill rows of `tokens` tokens with documents, the shortest first; what is left of a row is padding.
 
     longest: no document may be longer. rows: take documents from an endless source until so many rows are nearly full.
+    fits: put the same documents into more rows of so many tokens each, where memory holds no more.
     """
     taken, total = [], 0
     for document in documents:
@@ -74,15 +75,15 @@ def pack(documents, tokens: int, longest: int, rows: int | None = None) -> list[
         total += length
     # Neighbours of about one length make rows in which attention kernels, started for the longest, find enough to do.
     taken.sort(key=lambda document: len(document.ids))
-    filled, room = [], 0
+    filled, room, size = [], 0, min(tokens, fits or tokens)
     for document in taken:
         length = len(document.ids) - 1
         if length > room:
             filled.append([])
-            room = tokens
+            room = size
         filled[-1].append(document)
         room -= length
-    return [_pack_row(row, tokens) for row in filled[:rows]]
+    return [_pack_row(row, size) for row in (filled[:rows] if size == tokens else filled)]
 
 
 def _pack_row(row, tokens):

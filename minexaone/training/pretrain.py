@@ -41,7 +41,7 @@ def extend(run: Run, number: int):
 
 def _read(run, model, name, context, recipe):
     steps = Steps(run.tokenizer_folder, partial(pretraining_documents, context=context), name, run.seed, recipe.steps,
-                  run.preset.rows, run.preset.tokens, context)
+                  run.preset.rows, run.preset.tokens, context, run.fits)
     return fit(model, partial(steps.draw, workers=workers_here(run.device)), likelihood_loss, recipe, run.folder, name)
 
 
@@ -50,6 +50,6 @@ def held_out_loss(run: Run, model: Exaone4) -> float:
     """Mean negative log-likelihood of one step's short texts that training does not see: it draws from another seed."""
     context = run.preset.contexts[0]
     steps = Steps(run.tokenizer_folder, partial(pretraining_documents, context=context), "held out", run.seed, 1,
-                  run.preset.rows, run.preset.tokens, context)
+                  run.preset.rows, run.preset.tokens, context, run.fits)
     batches, packed = steps[0][0], PackedModel(model)
     return round(sum(float(likelihood_loss(packed(b := batch.to(run.device)), b)) for batch in batches), 4)

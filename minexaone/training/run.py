@@ -1,5 +1,6 @@
 """A training run: its sizes, its folder, and the models that its stages leave there."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from minexaone.tokenizer import Tokenizer
 from minexaone.training.loop import Recipe
 from minexaone.training.tokenizer import train_tokenizer
 
-FORMAT = 1  # one more for every change after which a run must not go on from what older code left
+FORMAT = 2  # one more for every change after which a run must not go on from what older code left
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Preset:
     round: tuple[int, int, int]  # queries, replies to each, and updates, of a round of AGAPO
     compared: Recipe  # of AGAPO beside GRPO
     compared_round: tuple[int, int, int]
-    simper: Recipe
-    pairs: tuple[int, int, int]  # queries, replies to each, and pairs in a step, of a stage of SimPER
+    simper: Recipe  # of one round
+    pairs: tuple[int, int, int, int]  # rounds of a stage of SimPER; queries, replies to each, pairs in a step, of one
     max_new_tokens: int
     evaluated: int  # held-out problems, of which AGAPO's pass rate is told
     needles: int  # prompts in a cell of the grid that decides whether an extension is repeated
@@ -60,10 +61,10 @@ PRESETS = {
         vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, pattern="LLLG", heads=8,
         kv_heads=2, window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
         pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=2,
-        sft=Recipe(6000, 1.2e-3), sft_again=Recipe(400, 3e-4),
+        sft=Recipe(7500, 1.2e-3), sft_again=Recipe(400, 3e-4),
         agapo=Recipe(120, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
-        simper=Recipe(80, 5e-5), pairs=(2048, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
+        simper=Recipe(20, 5e-5), pairs=(6, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
     "smoke": Preset(  # every line of every stage in half a minute on a CPU; learns next to nothing
         vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, pattern="LLLG", heads=2,
         kv_heads=1, window=32, contexts=(512, 1024, 2048), tokens=2048, rows=2,
@@ -71,7 +72,7 @@ PRESETS = {
         sft=Recipe(4, 1e-2, save_every=2), sft_again=Recipe(2, 1e-2),
         agapo=Recipe(2, 1e-3, save_every=2), queries=4, round=(2, 4, 2),
         compared=Recipe(2, 1e-3, save_every=2), compared_round=(2, 4, 2),
-        simper=Recipe(2, 1e-3), pairs=(4, 4, 2), max_new_tokens=24, evaluated=4, needles=1),
+        simper=Recipe(2, 1e-3), pairs=(2, 4, 4, 2), max_new_tokens=24, evaluated=4, needles=1),
 }
 
 
@@ -121,6 +122,13 @@ class Run:
         return Tokenizer.from_pretrained(self.tokenizer_folder)
 
     @property
+    def fits(self) -> int:
+        """How many tokens are computed at once: a whole row on a GPU, elsewhere what a laptop's memory holds (8,192
+        tokens of the tiny preset take 3 GB)."""
+        whole = self.preset.tokens
+        return whole if self.device.type == "cuda" else min(whole, max(8192, self.preset.contexts[-1]))
+
+    @property
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer lies, for the processes that draw data."""
         return self.folder / "tokenizer"
@@ -164,11 +172,21 @@ class Run:
                 for file in self.tokenizer_folder.iterdir():
                     shutil.copy(file, part)
                 name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-                write_json(part / "report.json", {"stage": stage, "seed": self.seed, "hardware": name,
-                                                  "torch": torch.__version__, **report})
+                write_json(part / "report.json", {"stage": stage, "seed": self.seed, "sources": sources(),
+                                                  "hardware": name, "torch": torch.__version__, **report})
             for checkpoint in self.folder.glob(f"{stage}*.state.safetensors"):
                 checkpoint.unlink()
         barrier()
+
+
+def sources() -> str:
+    """A digest of the package's own files: which code a stage was trained with, also where there is no git."""
+    found, package = hashlib.sha256(), Path(__file__).parents[1]
+    for file in sorted(package.rglob("*"), key=lambda file: file.relative_to(package).as_posix()):
+        if file.suffix in (".py", ".txt", ".jinja"):
+            text = file.read_text(encoding="utf-8")  # line ends as in git
+            found.update(f"{file.relative_to(package).as_posix()} {len(text)} {text}".encode())
+    return found.hexdigest()[:16]
 
 
 def barrier():

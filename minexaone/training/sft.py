@@ -16,7 +16,7 @@ def sft(run: Run):
         name = f"sft.{second}"
         documents = partial(sft_documents, context=context, second=bool(second))
         steps = Steps(run.tokenizer_folder, documents, name, run.seed, recipe.steps, run.preset.rows, run.preset.tokens,
-                      context)
+                      context, run.fits)
         logs.append(fit(model, partial(steps.draw, workers=workers_here(run.device)), likelihood_loss, recipe,
                         run.folder, name))
     run.save("sft", model, {"logs": logs})

@@ -41,9 +41,10 @@ assistant generates (TRL: `assistant_only_loss=True`).
 
 ## Recipe
 
-`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {machines}, and
-`python -m minexaone.training.ship RUN`. AdamW (0.9, 0.95), weight decay 0.1, clipping at 1; bfloat16 with masters in
-float32 on a GPU, float32 on a CPU.
+`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {machines}, `python -m
+minexaone evaluate RUN/{final} --count {count} --json RUN/scores.{final}.json`, and `python -m minexaone.training.ship
+RUN`. All stages are of one package, whose `minexaone.training.run.sources()` is `{sources}`. AdamW (0.9, 0.95), weight
+decay 0.1, clipping at 1; bfloat16 with masters in float32 on a GPU, float32 on a CPU.
 
 | stage | steps | peak learning rate | tokens, with padding | seconds | last loss |
 |---|---|---|---|---|---|
@@ -52,7 +53,12 @@ float32 on a GPU, float32 on a CPU.
 DATA = """
 The data is drawn anew at every step from the seed, the stage and the number of the step. Held out are, by a hash of its
 operands, one problem in ten: training never draws one of these, and every score below is of these alone. Replies of the
-model itself, judged by the tasks' verifiers, are the data of AGAPO and SimPER.
+model itself, judged by the tasks' verifiers, are the data of AGAPO and SimPER. On {evaluated:,} held-out problems AGAPO
+took the share of right replies from {agapo[before][sampled]:.1%} to {agapo[after][sampled]:.1%} (sampled; greedy
+{agapo[before][greedy]:.1%} to {agapo[after][greedy]:.1%}), stage 1 of SimPER thinking from
+{simper1[before][thinking_tokens]:.1f} to {simper1[after][thinking_tokens]:.1f} tokens with
+{simper1[before][right]:.1%} and {simper1[after][right]:.1%} right, and stage 2 won {simper2[win_rate]:.1%} of the
+judge's comparisons with the model before it ({simper2[before][right]:.1%} and {simper2[after][right]:.1%} right).
 
 ![Loss](../training/loss.png)
 """
@@ -70,9 +76,16 @@ each cell, with its 95 % interval (Wilson) over all three languages.
 
 def recipes(preset: Preset) -> dict:
     """The recipe of each part of each stage, under the names of the report."""
-    extend = [preset.extend] * preset.attempts
+    extend, simper = [preset.extend] * preset.attempts, [preset.simper]
     return {"pretrain": [preset.pretrain], "extend1": extend, "extend2": extend, "sft": [preset.sft, preset.sft_again],
-            "agapo": [preset.agapo], "simper1": [preset.simper], "simper2": [preset.simper]}
+            "agapo": [preset.agapo], "simper1": simper, "simper2": simper}
+
+
+def together(logs: list[dict]) -> dict:
+    """Of the rounds of a stage: all steps, tokens and seconds, and the last loss."""
+    steps = sum(log["steps"][-1]["step"] for log in logs)
+    return {"steps": [{"step": steps, "loss": logs[-1]["steps"][-1]["loss"]}], **{
+        key: sum(log[key] for log in logs) for key in ("tokens", "seconds")}}
 
 
 def joined(rows: list[dict]) -> str:
@@ -83,16 +96,21 @@ def joined(rows: list[dict]) -> str:
 
 def card(found: dict, config: Config, parameters: int, name: str) -> str:
     """The model card, from the collected report of a run with the preset of this name."""
-    final = found["stages"][FINAL]
+    final, preset = found["stages"][FINAL], PRESETS[name]
+    digests = {stage.get("sources") for stage in found["stages"].values()}
+    if len(digests) > 1:
+        raise ValueError("stages of the run were trained with different versions of the package: train all with one")
     machines = dict.fromkeys(f"{stage['hardware']} with torch {stage['torch']}" for stage in found["stages"].values())
     text = HEAD.format(parameters=parameters, layers=config.num_hidden_layers, hidden=config.hidden_size,
                        window=config.sliding_window, context=config.max_position_embeddings, vocab=config.vocab_size,
-                       tasks=", ".join(TASKS), preset=name, seed=final["seed"], machines=", then on ".join(machines))
-    for stage, parts in recipes(PRESETS[name]).items():
-        for recipe, log in zip(parts, report.logs(found["stages"][stage]), strict=False):
+                       tasks=", ".join(TASKS), preset=name, seed=final["seed"], machines=", then on ".join(machines),
+                       final=FINAL, count=found["scores"].get(FINAL, {}).get("count", "N"), sources=final["sources"])
+    for stage, parts in recipes(preset).items():
+        logs = report.logs(found["stages"][stage])
+        for recipe, log in zip(parts, [together(logs)] if stage.startswith("simper") else logs, strict=False):
             text += (f"| {stage} | {log['steps'][-1]['step']:,} | {recipe.learning_rate:g} | {log['tokens']:,} | "
                      f"{log['seconds']:.0f} | {log['steps'][-1]['loss']:.4f} |\n")
-    text += DATA
+    text += DATA.format(evaluated=preset.evaluated, **found["stages"])
     if FINAL not in found["scores"]:
         return text + "\nThis run has not been scored.\n"
     scores = found["scores"][FINAL]

@@ -3,6 +3,7 @@
 Maximises exp(mean log π(chosen)) - exp(mean log π(rejected)): the inverse perplexities of a preferred and of a rejected
 reply (arXiv:2502.00883; EXAONE 4.0 report, section on preference learning). Replies are the model's own, judged by
 rules: stage 1 prefers the shortest right reply, stage 2 what `judge` prefers among right ones, in the right language.
+Pairs are sampled anew in each round, since those of an older model say less and less about what this one does.
 """
 
 import re
@@ -22,7 +23,8 @@ from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
 from minexaone.training.run import Run
 
-PASSES = 3  # over the pairs at most: 9 passes over 588 pairs broke replies that no pair was about
+PASSES = 3  # over a round's pairs at most: 9 passes over 588 pairs broke replies that no pair was about
+COST = 0.01  # of right replies, since the stage began: a round that costs more is taken back, and is the last
 
 
 def simper_loss(logprobs: Tensor, batch: Packed) -> Tensor:
@@ -97,14 +99,17 @@ def preference_example(rng: Random, stage: int, split="train") -> Example:
     return sample(rng, split, task, reasoning=stage == 1 or rng.random() < 0.5)
 
 
-def sample_pairs(model: Exaone4, tokenizer: Tokenizer, stage: int, queries: int, group: int, seed: int,
-                 max_new_tokens: int, again: list[Example] = ()) -> tuple[list[tuple[Document, Document]], dict]:
-    """Pairs of (chosen, rejected) from `group` on-policy replies to each query, and what was found.
-
-    again: queries of the stage before, which stage 2 reuses beside its own.
-    """
+def draw_queries(stage: int, count: int, seed: int) -> list[Example]:
+    """The queries of a round of this seed; in stage 2 a quarter are stage 1's, which the report reuses, too."""
+    again = draw_queries(1, count // 4, seed) if stage == 2 else []
     rng = Random(f"simper {stage} {seed}")
-    examples = [*again, *(preference_example(rng, stage) for _ in range(queries - len(again)))]
+    return again + [preference_example(rng, stage) for _ in range(count - len(again))]
+
+
+def sample_pairs(model: Exaone4, tokenizer: Tokenizer, stage: int, queries: int, group: int, seed: int,
+                 max_new_tokens: int) -> tuple[list[tuple[Document, Document]], dict]:
+    """Pairs of (chosen, rejected) from `group` on-policy replies to each query, and what was found."""
+    examples = draw_queries(stage, queries, seed)
     rollouts = roll_out(model, tokenizer, examples, seed * 10 + stage, max_new_tokens,
                         progress=f"replies for SimPER stage {stage}", group=group)
     choose = concise_pair if stage == 1 else preferred_pair
@@ -136,11 +141,12 @@ def draw_pairs(pairs, pairs_per_step: int, tokens: int, longest: int, seed: int)
 # ------------------------------------------------------------------------------------------------------- stage
 
 
-def held_out(model: Exaone4, tokenizer: Tokenizer, stage: int, count: int, max_new_tokens: int) -> list[Rollout]:
-    """Greedy replies to queries of a stage's kind that no training sees."""
+def held_out(model: Exaone4, tokenizer: Tokenizer, stage: int, count: int, max_new_tokens: int,
+             split="test") -> list[Rollout]:
+    """Greedy replies to queries of a stage's kind: of the test split, which no training and no decision sees."""
     rng = Random(f"simper held out {stage}")
-    return roll_out(model, tokenizer, [preference_example(rng, stage, "test") for _ in range(count)], 0, max_new_tokens,
-                    0.0, "held out")
+    return roll_out(model, tokenizer, [preference_example(rng, stage, split) for _ in range(count)], 0, max_new_tokens,
+                    0.0, "held out" if split == "test" else "what the round cost")
 
 
 def summary(replies: list[Rollout], tokenizer: Tokenizer) -> dict:
@@ -160,15 +166,26 @@ def win_rate(ours: list[Rollout], theirs: list[Rollout]) -> float:
 def simper(run: Run, stage: int):
     """Stage 1: right and short. Stage 2: pleasant and in the right language, on some of stage 1's queries too."""
     preset, tokenizer = run.preset, run.load_tokenizer()
+    rounds, queries, group, pairs_per_step = preset.pairs
     model = run.load("agapo" if stage == 1 else "simper1")
-    before = held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens)
-    queries, group, pairs_per_step = preset.pairs
-    rng = Random(f"simper 1 {run.seed}")
-    again = [preference_example(rng, 1) for _ in range(queries // 4)] if stage == 2 else []
-    pairs, found = sample_pairs(model, tokenizer, stage, queries, group, run.seed, preset.max_new_tokens, again)
-    draw = draw_pairs(pairs, pairs_per_step, preset.tokens, preset.contexts[-1], run.seed)
-    steps = min(preset.simper.steps, max(1, PASSES * len(pairs) // pairs_per_step))
-    log = fit(model, draw, simper_loss, replace(preset.simper, steps=steps), run.folder, f"simper{stage}")
-    after = held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens)
-    run.save(f"simper{stage}", model, {"log": log, **found, "before": summary(before, tokenizer),
-                                       "after": summary(after, tokenizer), "win_rate": win_rate(after, before)})
+
+    def measured(split):
+        return held_out(model, tokenizer, stage, preset.evaluated, preset.max_new_tokens, split)
+
+    before, start, logs, found = measured("test"), summary(measured("train"), tokenizer)["right"], [], []
+    for round in range(rounds):
+        weights, seed = {name: tensor.clone() for name, tensor in model.state_dict().items()}, 100 * run.seed + round
+        pairs, numbers = sample_pairs(model, tokenizer, stage, queries, group, seed, preset.max_new_tokens)
+        draw = draw_pairs(pairs, pairs_per_step, run.fits, preset.contexts[-1], seed)
+        steps = min(preset.simper.steps, max(1, PASSES * len(pairs) // pairs_per_step))
+        logs.append(fit(model, draw, simper_loss, replace(preset.simper, steps=steps), run.folder,
+                        f"simper{stage}.{round}"))
+        found.append({**numbers, **summary(measured("train"), tokenizer)})
+        found[-1]["kept"] = found[-1]["right"] >= start - COST
+        if not found[-1]["kept"]:
+            model.load_state_dict(weights)
+            break
+    after = measured("test")
+    run.save(f"simper{stage}", model, {"logs": logs, "start": start, "rounds": found,
+                                       "before": summary(before, tokenizer), "after": summary(after, tokenizer),
+                                       "win_rate": win_rate(after, before)})
