@@ -85,6 +85,7 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
         raise ValueError(f"prompt_cache is {prompt_cache!r:.80}, expected a PromptCache and a single prompt")
     with threads_for(model, sum(map(len, unread))):
         ids = choose(prefill(forward, unread, cache, model.device))  # [B, 1]: the last of each row
+    known += unread[0]  # as long as no forward pass is broken off, it is what the cache holds of a single prompt
 
     def step():  # touches tensors only, always the same ones, so that `captured` can record and replay it
         choose.note(ids)
@@ -97,9 +98,27 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
     if recorded:
         step = captured(step, partial(forward.count, cache, len(rows)))
         check = captured(check, partial(forward.count, cache, len(rows), 1 + most))
+    def still_ours():
+        if prompt_cache is not None and prompt_cache.ids is not known:
+            raise RuntimeError("another stream has taken over the prompt cache of this one: give each its own")
+
     tensor = partial(torch.tensor, device=model.device)
+    while not draft:
+        drawn = ids[:, 0].tolist()
+        new = [row.take(id) if row.running else None for row, id in zip(rows, drawn, strict=True)]
+        last = [max(id, 0) if taken is None else taken for taken, id in zip(new, drawn, strict=True)]
+        if last != drawn:  # forced, or of a row that has ended
+            ids.copy_(tensor(last)[:, None])
+        yield new[0] if single else new
+        if not any(row.running for row in rows):
+            return
+        still_ours()
+        with threads_for(model, len(rows)):
+            step()
+        known.append(last[0])
+
     texts, fresh = [list(prompt) for prompt in prompts], [deque() for _ in rows]
-    propose = draft.begin(model, texts, cache.max_length, choose) if draft else None
+    propose = draft.begin(model, texts, cache.max_length, choose)
     drawn, read, guesses = ids, None, [[] for _ in rows]
     while True:
         found = drawn.tolist()
@@ -109,23 +128,21 @@ def stream(model, prompts: Sequence[int] | Sequence[Sequence[int]], *, max_new_t
             waiting += new
         if any(guesses):
             choose.note(read, tensor([[len(new) or 1] for new in taken]))
-        if draft:  # what was guessed wrong leaves the cache, and so does what was fed to rows that have ended
-            lengths = [[len(text) - 1] for text in texts]
-            cache.rewind(tensor(lengths) if len(rows) > 1 else lengths[0][0])
-        known += texts[0][len(known):-1]  # what the cache holds, as long as no forward pass is broken off
+        # What was guessed wrong leaves the cache, and so does what was fed to rows that have ended.
+        lengths = [[len(text) - 1] for text in texts]
+        cache.rewind(tensor(lengths) if len(rows) > 1 else lengths[0][0])
+        known += texts[0][len(known):-1]
         last = [new[-1] if new else max(here[0], 0) for new, here in zip(taken, found, strict=True)]
-        if any(guesses) or last != [here[0] for here in found]:  # forced, or of a row that has ended
+        if any(guesses) or last != [here[0] for here in found]:
             ids.copy_(tensor(last)[:, None])
         while any(fresh) and all(waiting or not row.running for row, waiting in zip(rows, fresh, strict=True)):
             new = [waiting.popleft() if waiting else None for waiting in fresh]
             yield new[0] if single else new
         if not any(row.running for row in rows):
             return
-        if prompt_cache is not None and prompt_cache.ids is not known:
-            raise RuntimeError("another stream has taken over the prompt cache of this one: give each its own")
-        if draft:
-            check_guesses(model.config, guesses := propose(), len(rows), most)
-            guesses = [guess[:row.room - 1] if row.running else [] for row, guess in zip(rows, guesses, strict=True)]
+        still_ours()
+        check_guesses(model.config, guesses := propose(), len(rows), most)
+        guesses = [guess[:row.room - 1] if row.running else [] for row, guess in zip(rows, guesses, strict=True)]
         with threads_for(model, len(rows) + sum(map(len, guesses))):
             if any(guesses):
                 counts = [1 + len(guess) for guess in guesses]
@@ -236,24 +253,14 @@ class Row:
     forced: deque[int] = field(default_factory=deque)
     running: bool = True
 
-    def follow(self, drawn: list[int], guesses: Sequence[int] = ()) -> list[int]:
-        """The next ids: what was drawn after the last one, and after each guess as long as all before it are right.
-
-        Raises RuntimeError where the model's logits were not finite.
-        """
-        taken = []
-        for id, guess in zip(drawn, [*guesses, None], strict=False):
-            if id == NOT_FINITE:
-                raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or "
-                                   "\"float32\", whose range is wider than float16's; if that does not help, its "
-                                   "weights are damaged")
-            taken.append(self.take(id))
-            if not self.running or taken[-1] != guess:
-                break
-        return taken
-
     def take(self, drawn: int) -> int:
-        """The next id: the drawn one, or one of `close_ids` where the budget is used up."""
+        """The next id: the drawn one, or one of `close_ids` where the budget is used up.
+
+        Raises RuntimeError if the model's logits were not finite.
+        """
+        if drawn == NOT_FINITE:
+            raise RuntimeError("the model's logits are not finite: load it with dtype=\"bfloat16\" or \"float32\", "
+                               "whose range is wider than float16's; if that does not help, its weights are damaged")
         if self.budget == 0:
             self.forced, self.budget = deque(self.close_ids), None
         id = self.forced.popleft() if self.forced else drawn
@@ -262,6 +269,15 @@ class Row:
         self.room -= 1
         self.running = self.room > 0 and id not in self.stop_ids
         return id
+
+    def follow(self, drawn: list[int], guesses: Sequence[int]) -> list[int]:
+        """The next ids: what was drawn after the last one, and after each guess as long as all before it are right."""
+        taken = []
+        for id, guess in zip(drawn, [*guesses, None], strict=False):
+            taken.append(self.take(id))
+            if not self.running or taken[-1] != guess:
+                break
+        return taken
 
 
 class Sampler:

@@ -83,7 +83,7 @@ def differences(path: Path, update=False) -> list[str]:
             found.append(f"{path.name}: the cell with {', '.join(names)} differs from {file}: {UPDATE}")
         if update:
             cell.source = expected
-    if update:
+    if update and found:
         nbformat.write(notebook, path)
     return found
 
