@@ -65,29 +65,41 @@ def fits(text: str) -> bool:
     return len(lines) <= LINES and all(len(line) <= WIDTH for line in lines)
 
 
-def head(lines: list[str], node: ast.stmt) -> str:
-    """A definition with the first paragraph of its docstring: what is to be written, not how."""
-    first = node.body[0]
-    if not ast.get_docstring(node):
-        return "\n".join([*lines[node.lineno - 1:first.lineno - 1], "    ..."])
-    said = lines[first.lineno - 1:first.end_lineno]
+def span(lines: list[str], node: ast.stmt) -> list[str]:
+    """The lines of a definition, its decorators included."""
+    return lines[min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1:node.end_lineno]
+
+
+def head(lines: list[str], node: ast.stmt) -> list[str]:
+    """A definition's beginning, with the first paragraph of its docstring: what is to be written, not how."""
+    first, before = node.body[0], node.end_lineno - node.body[0].lineno + 1
+    said = lines[first.lineno - 1:first.end_lineno] if ast.get_docstring(node) else []
     if "" in said:
-        said = [*said[:said.index("")], '    """']
-    return "\n".join([*lines[node.lineno - 1:first.lineno - 1], *said, "    ..."])
+        said = [*said[:said.index("")], f'{" " * first.col_offset}"""']
+    return [*span(lines, node)[:-before], *said]
 
 
 def definitions(cell: NotebookNode) -> list[str]:
-    """The functions and classes that the student writes, of which the head is shown, or that the package has."""
+    """The functions and classes that the student writes, of which the head is shown, or that the package has.
+
+    Of what is too long for a slide the head is shown as well, and of a class the methods that are not.
+    """
     left_out = cell.metadata.get("nbgrader", {}).get("solution", False)
     if not left_out and not cell.source.startswith(MIRRORED):
         return []
     lines, found = cell.source.splitlines(), []
     for node in ast.parse(cell.source).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            whole = ast.get_source_segment(cell.source, node)
-            secret = "### BEGIN SOLUTION" in whole
-            if secret or not left_out:
-                found.append(head(lines, node) if secret or not fits(whole) else whole)
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        whole = "\n".join(span(lines, node))
+        secret = "### BEGIN SOLUTION" in whole
+        if not left_out and fits(whole):
+            found.append(whole)
+        elif secret or not left_out:
+            found.append("\n".join([*head(lines, node), f'{" " * node.body[0].col_offset}...']))
+            methods = [] if secret or isinstance(node, ast.FunctionDef) else node.body
+            parts = ["\n".join(span(lines, part)) for part in methods if isinstance(part, ast.FunctionDef)]
+            found += filter(fits, parts)
     return found
 
 
@@ -141,6 +153,8 @@ class Deck:
                 self.add(unlinked(block))
             elif plain(block):
                 last = unlinked(block)
+            elif last.endswith(":") and len(last) + len(block) <= TEXT:  # the list or the formula that it speaks of
+                last = f"{last}\n\n{unlinked(block)}"
         if not shown and last:  # a section that begins without a question
             self.add(last)
         return True
