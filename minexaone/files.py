@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "model"
+HERE = Path(__file__).parent
+SHIPPED = (HERE if (HERE / "assets").is_dir() else HERE.parent) / "assets" / "model"  # in a wheel, or in a clone
 # Data only: no pickles (*.bin, *.pt) and no Python ever leave the hub.
 PATTERNS = ["*.json", "*.jinja", "*.txt"]
 LARGEST_JSON = 64 * 2**20  # bytes; a published tokenizer.json has about 10 MB
@@ -177,7 +178,7 @@ def resolve(source=None, revision=None, weights=True):
                               "unset) for the shipped model")
     folder = SHIPPED if source is None else Path(source).expanduser()
     if source is None and not folder.is_dir():
-        raise CheckpointError(f"there is no shipped model at {SHIPPED}: run `pip install -e .` in a clone of the "
+        raise CheckpointError(f"there is no shipped model at {SHIPPED}: run `pip install .` in a clone of the "
                               "repository, or name a model folder or hub id, say LGAI-EXAONE/EXAONE-4.0-1.2B")
     gguf = folder.suffix.lower() == ".gguf"
     if folder.is_dir() or gguf and folder.is_file():

@@ -13,11 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minexaone.chat import Chat
+from minexaone.files import SHIPPED
 from minexaone.reply import Reply, ReplyParser, ToolCall
 from minexaone.tools import argument_error, call_function, tool_schema
 
 CHATS = {case["name"]: case for case in json.loads(
-    (Path(__file__).parent / "golden" / "chat.json").read_text(encoding="utf-8"))}
+    (SHIPPED.parent / "golden" / "chat.json").read_text(encoding="utf-8"))}
 END = "[|endofturn|]"
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -17,9 +17,8 @@ from minexaone.tasks import TASKS, sample
 from minexaone.tokenizer import TEMPLATE, Tokenizer
 from minexaone.training.data import earlier_replies, turn_ids
 
-GOLDEN = Path(__file__).parent / "golden"
-TEXTS = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
-CHATS = json.loads((GOLDEN / "chat.json").read_text(encoding="utf-8"))
+TEXTS, CHATS = (json.loads((SHIPPED.parent / "golden" / f"{name}.json").read_text(encoding="utf-8"))
+                for name in ("tokenizer", "chat"))
 by_name = pytest.mark.parametrize("case", CHATS, ids=lambda case: case["name"])
 # Conversations in which a message spells a control token: there the two ways of encoding differ, on purpose.
 SPELLS_CONTROL = {"special-text", "multi-turn-think-dropped", "last-assistant-keeps-think"}

@@ -14,11 +14,12 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of an unpacked wheel, which a copy of the package has built without the network."""
+    """The folder of an unpacked wheel, which a copy of package and assets has built without the network."""
     pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("wheel")
     source, site = folder / "source", folder / "site"
-    shutil.copytree(ROOT / "minexaone", source / "minexaone", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("minexaone", "assets"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     subprocess.run([sys.executable, "-c", "from setuptools.build_meta import build_wheel; build_wheel('..')"],
@@ -36,23 +37,32 @@ def run(installed, cwd, code, *argv):
                           encoding="utf-8")
 
 
-def test_a_wheel_has_every_file_of_the_package(installed):
+def test_a_wheel_has_every_file_of_the_package_and_of_the_assets(installed):
     def files(folder):
-        return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()
+        return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*") if path.is_file()
                 and "__pycache__" not in path.parts}
 
-    assert files(installed / "minexaone") == files(ROOT / "minexaone")
-    assert {Path("chat_template.jinja"), Path("lesson.mplstyle")} <= files(installed / "minexaone")
+    assets = {Path("assets") / path: size for path, size in files(ROOT / "assets").items()}
+    assert files(installed / "minexaone") == files(ROOT / "minexaone") | assets
+    assert {Path("chat_template.jinja"), Path("lesson.mplstyle"), Path("assets/golden/chat.json"),
+            Path("assets/model/model.safetensors")} <= files(installed / "minexaone").keys()
 
 
-def test_its_command_answers_help_and_says_how_to_get_a_model(installed, tmp_path):
+def test_its_command_answers_help_and_the_shipped_model_a_prompt(installed, tmp_path):
     (distribution,) = distributions(name="minexaone", path=[str(installed)])
     (command,) = distribution.entry_points.select(group="console_scripts")
     assert (command.name, command.value) == ("minexaone", "minexaone.__main__:main")
     # As the installed script does, twice.
     done = run(installed, tmp_path, f"import contextlib; from {command.module} import {command.attr} as main\n"
-               "with contextlib.suppress(SystemExit): main(['--help'])\nsys.exit(main(['hi']))")
-    assert done.returncode == 1 and "Answer a prompt" in done.stdout and done.stderr.count("\n") == 1
+               "with contextlib.suppress(SystemExit): main(['--help'])\nsys.exit(main(['hi', '--max-new-tokens=8']))")
+    assert done.returncode == 0, done.stderr
+    assert "Answer a prompt" in done.stdout and len(done.stdout.splitlines()[-1]) > 3
+
+
+def test_without_the_assets_it_says_how_to_get_a_model(installed, tmp_path):
+    done = run(installed, tmp_path, "from pathlib import Path; from minexaone import __main__, files\n"
+               "files.SHIPPED = Path('nowhere'); sys.exit(__main__.main(['hi']))")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "there is no shipped model" in done.stderr and "in a clone of the repository, or name a" in done.stderr
 
 
