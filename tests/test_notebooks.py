@@ -16,6 +16,7 @@ LESSONS = mirror.notebooks()
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 PAGES = sorted(path for path in (ROOT / "notebooks").rglob("*.md") if ".ipynb_checkpoints" not in path.parts)
 IGNORE = "nbval-ignore-output"
+ANSWER = "<details><summary>The answer</summary>"  # folded in JupyterLab and on the site, as the outputs are
 
 
 def name(path):
@@ -124,6 +125,15 @@ def test_links_lead_somewhere(path):
             assert (path.parent / target).exists(), target
             # JupyterLab serves nothing from above the folder in which it was started.
             assert not picture or ".." not in target, f"{target}: put the picture beside the notebooks"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_a_folded_answer_is_markdown_and_ends(path):
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    for text in texts:
+        folded = re.findall(rf"^{ANSWER}\n\n(.+?)\n\n</details>(?=\n\n|\Z)", text, re.M | re.S)
+        assert text.count("<details>") == text.count("</details>") == len(folded), "without blank lines around it"
+        assert not any(re.search(r"^#+ |<details>|^\*\*Before", answer, re.M) for answer in folded), "too much in it"
 
 
 def test_the_style_file_is_used_by_every_lesson():
