@@ -3,8 +3,8 @@
     python notebooks/slides.py build/slides 05           # lesson 05; without a number, all
     npx @marp-team/marp-cli build/slides/05_sliding_window.md    # one way to show them
 
-`---` parts the slides, as Marp, reveal-md and pandoc read it; comments are notes for the speaker. Nothing is written by
-hand: slides hold paragraphs, definitions and stored outputs of the lesson as it is, so make them again after a change.
+`---` parts the slides, as Marp reads it; comments are notes for the speaker. Nothing is written by hand: slides hold
+paragraphs, definitions and stored outputs of the lesson as it is, so make them again after a change.
 """
 
 import argparse
@@ -22,11 +22,11 @@ marp: true
 paginate: true
 math: mathjax
 style: |
-  section { font-size: 26px; justify-content: start; padding: 50px 70px }
+  section { font-size: 26px; place-content: start; padding: 50px 70px }
   h1, h2 { font-size: 36px; margin: 0 0 20px }
-  pre { font-size: 15.5px }
-  img { display: block; margin: 0 auto; max-width: 100%; max-height: 520px }
-  pre ~ p img, p:has(img) ~ pre { max-height: 380px }
+  pre { font-size: 20px }
+  img { width: 100%; height: 510px; object-fit: contain }
+  p:has(+ pre) img { height: 370px }
 ---
 """
 QUESTION = re.compile(r"\*\*Before you [^*]*:\*\*|\*\*Predict\.\*\*")
@@ -34,7 +34,7 @@ PICTURE = re.compile(r"!\[([^]]*)\]\(([^)]*)\)")
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\([^)]*\)")
 OPENING = ("**You build", "**You learn")
 MIRRORED = "# from minexaone/"  # notebooks/mirror.py
-LINES, WIDTH = 22, 120  # of code or of what was printed, on one slide
+LINES, WIDTH = 20, 120  # of code or of what was printed, on one slide
 TEXT = 700  # characters of a paragraph that is read aloud from a slide
 
 
@@ -49,8 +49,8 @@ def plain(block: str) -> bool:
 
 
 def unlinked(text: str) -> str:
-    """Without the addresses of links, which lead nowhere from a slide."""
-    return LINK.sub(r"\1", text)
+    """Without the addresses of links, which lead nowhere from a slide, and with the lines of a paragraph as one."""
+    return re.sub(r"\n(?! *(?:- |\d+\. |\|)) *", " ", LINK.sub(r"\1", text))
 
 
 def note(cell: NotebookNode | None) -> str:

@@ -35,8 +35,9 @@ def spoken(slide):
 
 
 def texts(lesson):
-    """The text of a lesson, without the addresses of its links."""
-    return slides.unlinked("\n\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown"))
+    """The paragraphs of a lesson as a slide writes them."""
+    return {slides.unlinked(block).strip() for cell in lesson.cells if cell.cell_type == "markdown"
+            for block in slides.blocks(cell.source)}
 
 
 def test_every_prediction_is_asked_and_answered_after_it(deck):
