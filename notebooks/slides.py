@@ -198,7 +198,7 @@ def main(argv=None):
     parser.add_argument("out", type=Path, help="folder, made if it is not there")
     parser.add_argument("lesson", nargs="*", help="numbers of lessons, as 05 (all)")
     args = parser.parse_args(argv)
-    lessons = {path.name[:2]: path for path in sorted(HERE.glob("[0-9]*.ipynb"))}
+    lessons = {path.name.partition("_")[0]: path for path in sorted(HERE.glob("[0-9]*.ipynb"))}
     if unknown := set(args.lesson) - lessons.keys():
         parser.error(f"there is no lesson {', '.join(sorted(unknown))}: take of {', '.join(lessons)}")
     args.out.mkdir(parents=True, exist_ok=True)
