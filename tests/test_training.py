@@ -15,7 +15,7 @@ from minexaone.reply import Reply
 from minexaone.scoring import evaluate, rollouts
 from minexaone.tasks import TASKS, sample
 from minexaone.tasks.base import held_out, plain
-from minexaone.training import agapo, compare, data, lab, report, ship, simper
+from minexaone.training import agapo, compare, data, lab, ratio, report, ship, simper
 from minexaone.training.__main__ import STAGES, main, train_all
 from minexaone.training.data import RATIO, needle, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
@@ -192,6 +192,22 @@ def test_a_comparison_with_another_preset_is_refused(run, capsys):
     with pytest.raises(SystemExit) as end:
         compare.main([str(run), "--device", "cpu"])
     assert end.value.code == 1 and "preset smoke, not tiny" in capsys.readouterr().err
+
+
+def test_ratios_are_compared_from_the_base_model(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
+    for name in ("tokenizer", "extend2"):
+        (tmp_path / name).symlink_to(run / name)
+    arguments = [str(tmp_path), "--preset", "smoke", "--count", "1", "--device", "cpu", "--seeds", "0", "--ratios"]
+    ratio.main([*arguments, "1"])
+    ratio.main([*arguments, "1", "3"])
+    assert capsys.readouterr().out.count("ratio.1-0:") == 1  # what is done is done
+    one, three = (json.loads((tmp_path / f"ratio.{name}-0.json").read_text()) for name in ("1", "3"))
+    assert one["log"]["steps"][0]["loss"] != three["log"]["steps"][0]["loss"]
+    assert {*one["reasoning"]} == {"right", "mode_kept", "tokens"} and not list(tmp_path.glob("*.state.safetensors"))
+    with pytest.raises(SystemExit):
+        ratio.main([str(tmp_path / "nothing"), "--preset", "smoke", "--device", "cpu"])
+    assert "has no finished extend2" in capsys.readouterr().err
 
 
 def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
