@@ -74,10 +74,11 @@ class Lab:
 
 LABS = {
     "laptop": Lab(hidden=32, layers=10, window=8, windows=(4, 16, 64), length=128, rows=16, steps=600, far=8192,
-                  sft=Recipe(30, 1.2e-3), languages=Recipe(120, 1.2e-3), sft_tokens=4096, count=40, longest=200, rounds=8, pool=32, round=(16, 8, 4)),
+                  sft=Recipe(30, 1.2e-3), languages=Recipe(120, 1.2e-3), sft_tokens=4096, count=40, longest=200,
+                  rounds=8, pool=32, round=(16, 8, 4)),
     "smoke": Lab(hidden=32, layers=5, window=8, windows=(8, 16), length=32, rows=2, steps=2, far=64,
-                 sft=Recipe(2, 1e-3), languages=Recipe(2, 1e-3), sft_tokens=2048, count=1, longest=4, rounds=1, pool=2,
-                 round=(2, 2, 2)),
+                 sft=Recipe(2, 1e-3), languages=Recipe(2, 1e-3), sft_tokens=2048, count=1, longest=4,
+                 rounds=1, pool=2, round=(2, 2, 2)),
 }
 
 
