@@ -28,7 +28,8 @@ def test_korean_is_korean_or_the_fields_own_abbreviation():
 
 
 def test_the_course_uses_every_term():
-    lessons = [cell.source for path in NOTEBOOKS.glob("[0-9]*.ipynb") for cell in nbformat.read(path, as_version=4).cells]
+    lessons = [cell.source for path in NOTEBOOKS.glob("[0-9]*.ipynb")
+               for cell in nbformat.read(path, as_version=4).cells]
     pages = [path.read_text(encoding="utf-8") for path in (NOTEBOOKS.parent / "README.md", NOTEBOOKS / "TEACHING.md",
                                                            NOTEBOOKS / "QUESTIONS.md", NOTEBOOKS / "elsewhere.md")]
     text = " ".join([*lessons, *pages]).lower()
