@@ -124,9 +124,9 @@ class Deck:
 
     def __init__(self, lesson: NotebookNode):
         self.found, self.pictures, self.title = [], {}, ""
-        for cell, after in zip(lesson.cells, [*lesson.cells[1:], None], strict=True):
+        for n, cell in enumerate(lesson.cells):
             if cell.cell_type == "code":
-                self.read_code(cell, note(after))
+                self.read_code(cell, note(next((c for c in lesson.cells[n:] if c.cell_type == "markdown"), None)))
             elif not self.read_text(cell.source):
                 break
 

@@ -1,6 +1,8 @@
 """The notebooks hold what the package holds, and can be compared by nbval: executed, with outputs, without noise."""
 
+import ast
 import re
+import symtable
 import sys
 from pathlib import Path
 
@@ -134,6 +136,53 @@ def test_a_folded_answer_is_markdown_and_ends(path):
         folded = re.findall(rf"^{ANSWER}\n\n(.+?)\n\n</details>(?=\n\n|\Z)", text, re.M | re.S)
         assert text.count("<details>") == text.count("</details>") == len(folded), "without blank lines around it"
         assert not any(re.search(r"^#+ |<details>|^\*\*Before", answer, re.M) for answer in folded), "too much in it"
+
+
+def reads_and_sets(source):
+    """The names of the notebook that a cell's code reads, in functions too, and those that it sets."""
+    table = symtable.symtable(source, "cell", "exec")
+    tables = [table]
+    for one in tables:
+        tables += one.get_children()
+    read = {symbol.get_name() for one in tables for symbol in one.get_symbols()
+            if symbol.is_referenced() and (one is table or symbol.is_global())}
+    return read, {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+
+
+def goes_on_with(cells):
+    """(id, names) of cells in view that read what a folded cell was the last to set, functions that draw apart."""
+    folded_last = {}
+    for cell in cells:
+        (read, sets), folded = reads_and_sets(cell.source), "hide-input" in cell.metadata.get("tags", ())
+        if not folded and (taken := {name for name in read - sets if folded_last.get(name)}):
+            yield cell.id, taken
+        drawing = {node.name for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)}
+        folded_last |= {name: folded and name not in drawing for name in sets}
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=name)
+def test_folded_code_only_draws(path):
+    cells = code_cells(path)
+    for cell in cells:
+        if "hide-input" not in cell.metadata.get("tags", ()):
+            continue
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), f"{cell.id} shows no figure"
+        assert "nbgrader" not in cell.metadata and not mirror.MARK.match(cell.source), f"{cell.id} is taught"
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        assert not any(isinstance(node, ast.Assert | ast.ClassDef | ast.Import | ast.ImportFrom) or
+                       isinstance(node, ast.Name) and node.id == "print" for node in nodes), f"{cell.id} does more"
+        for function in (node for node in nodes if isinstance(node, ast.FunctionDef)):
+            assert any(isinstance(node, ast.Name | ast.arg) and getattr(node, "id", getattr(node, "arg", "")) in
+                       ("ax", "plt") for node in ast.walk(function)), f"{cell.id}: {function.name} draws nothing"
+    assert not [*goes_on_with(cells)]
+
+
+def test_what_is_computed_in_folded_code_and_used_in_view_is_found():
+    cells = [nbformat.v4.new_code_cell(source, id=id, metadata={"tags": ["hide-input"] * (id == "drawn")})
+             for id, source in (("seen", "x = 1"), ("drawn", "y = [n for n in range(x)]"), ("used", "print(x, y)"))]
+    assert [*goes_on_with(cells)] == [("used", {"y"})]
+    cells.insert(2, nbformat.v4.new_code_cell("y = 2"))
+    assert [*goes_on_with(cells)] == []
 
 
 def test_the_style_file_is_used_by_every_lesson():
