@@ -428,6 +428,7 @@ def hardware(device):
     if Path("/proc/cpuinfo").is_file():
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), name)
+        name = name.replace("(R)", "").replace(" Processor", "")
         vectors += " + AMX" if "amx_tile" in text else ""
     return f"{name} ({vectors}), {torch.get_num_threads()} threads"
 
@@ -596,18 +597,17 @@ def plot(files, out):
     import matplotlib.pyplot as plt
 
     reports = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
-    figure, panels = plt.subplots(1, len(reports), figsize=(5.2 * len(reports), 2.9), squeeze=False)
+    figure, panels = plt.subplots(1, len(reports), figsize=(5.2 * len(reports), 3.1), squeeze=False)
     for panel, report in zip(panels[0], reports, strict=True):
         rows = [row for row in report["results"] if row["what"] == "decode" and row["rows"] == 1]
         rows = [row for row in rows if row["context"] == min(r["context"] for r in rows)][::-1]
         colours = ["#b5651d" if row["version"].startswith("transformers") else "#2a6f97" for row in rows]
-        bars = panel.barh([row["version"] for row in rows], [row["tokens_per_s"] for row in rows], color=colours)
-        panel.bar_label(bars, [f"{row['tokens_per_s']:,.3g}" for row in rows], padding=3)
+        names = [f"{row['version']}: {row['tokens_per_s']:,.3g}" for row in rows]
+        bars = panel.barh(names, [row["tokens_per_s"] for row in rows], color=colours)
         for row, bar in zip(rows, bars, strict=True):  # every version's own roofline: int8 reads half the bytes
             limit = row["tokens_per_s"] / row["roofline_share"]
             panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2)
-        panel.margins(x=0.12)
-        panel.set(title=f"{report['model'].upper()}, {report['hardware']}",
+        panel.set(title=f"{report['model'].upper()}, {report['hardware']}".replace(" (", "\n("),
                   xlabel="tokens per second (dark line: roofline)")
         panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
