@@ -62,10 +62,10 @@ def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Ten
     x = stored((x * powers[:, None]).flatten()).view(first, count, last)
     masks = [(2**bits - 1) << bits * k for k in range(count - 1)] + [-1 << 32 - bits]
     y = []
-    for rows, scale in zip(words.chunk(STREAMS), scale.chunk(STREAMS), strict=True):
+    for rows, factors in zip(words.chunk(STREAMS), scale.chunk(STREAMS), strict=True):
         products = [(rows & mask).float() * x[:, k] for k, mask in enumerate(masks)]
         # Two sums, which do not wait for each other.
-        y.append(((sum(products[::2], start) + sum(products[1::2])) * scale).sum((1, 2)))
+        y.append(((sum(products[::2], start) + sum(products[1::2])) * factors).sum((1, 2)))
     return torch.cat(y) if added is None else torch.cat(y) + (added * stored(by_group.sum((1, 2)))).sum(-1)
 
 
