@@ -185,6 +185,58 @@ def test_what_is_computed_in_folded_code_and_used_in_view_is_found():
     assert [*goes_on_with(cells)] == []
 
 
+# ------------------------------------------------------------------------------------------- the form of a lesson
+
+
+HEAD = ["You build", "You learn", "Time", "Hardware", "Builds on"]
+
+
+def text_of(path):
+    """All that a lesson says between its cells of code."""
+    return "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_a_lesson_has_the_form_of_all_lessons(path):
+    text, number = text_of(path), path.name.partition("_")[0]
+    assert re.match(rf"# {number} · \S.*\n\n", text)
+    head, rest = text.split("\n## ", 1)
+    assert re.findall(rf"\*\*({'|'.join(HEAD)})\*\* ", head.replace("\n", " ")) == HEAD[number == "00":]
+    sections = re.findall(r"^## (?:(\d+) · )?(.+)", f"## {rest}", re.M)
+    assert [title for _, title in sections[-2:]] == ["What to remember", "Exercises"] or number == "00"
+    assert [int(n) for n, _ in sections if n] == [*range(1, 1 + sum(bool(n) for n, _ in sections))]
+    exercises = re.findall(r"^(\d)\. (.*)", text.split("## Exercises")[1], re.M)
+    assert [int(n) for n, _ in exercises] == [*range(1, len(exercises) + 1)]
+    for n, exercise in exercises:
+        assert re.match(r"\*\*[^*]+[.?!]\*\* \S", exercise), f"exercise {n} has no title in bold: {exercise}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=name)
+def test_solutions_name_their_lesson_and_its_exercises(path):
+    text = text_of(path)
+    number, title = re.match(r"# (\d\d[a-z]?) · (.+): solutions\n", text).groups()
+    assert path.name.startswith(f"{number}_") and f"\n\nThe lesson: [{number} · {title}](../{path.name})" in text
+    lesson = re.findall(r"^(\d)\. ", text_of(path.parent.parent / path.name).split("## Exercises")[1], re.M)
+    heads = "\n".join(re.findall(r"^## (.+)", text, re.M))
+    assert re.findall(r"(?:^|, and )(\d) · ", heads, re.M) == lesson  # one heading may stand for two exercises
+
+
+def test_the_last_line_of_each_lesson_leads_on_and_back():
+    after, before = {}, {}
+    for path in LESSONS:
+        last, link = text_of(path).splitlines()[-1], r"\[\d\d[a-z]? · [^]]+\]\((\w+\.ipynb)\)"
+        match = re.fullmatch(rf"\[Solutions\]\(solutions/{path.name}\)(?: · Previous: {link})?(?: · Next: {link}"
+                             rf"(?:, then {link})?| · \[Quick start and map\]\(00_quick_start\.ipynb\))", last)
+        assert match, f"{path.name}: {last}"
+        before[path.name], after[path.name], _ = match.groups()
+    assert {(name, there) for name, there in after.items() if there} == {
+        (back, name) for name, back in before.items() if back}
+    walk = [LESSONS[0].name]
+    while after[walk[-1]]:
+        walk.append(after[walk[-1]])
+    assert len(walk) == len(LESSONS), "the way through the lessons ends too early"
+
+
 def test_the_style_file_is_used_by_every_lesson():
     for path in LESSONS + SOLUTIONS:
         source = "\n".join(cell.source for cell in code_cells(path))
