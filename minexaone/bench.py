@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -256,7 +257,10 @@ class Transformers:
 
 
 class LlamaCpp:
-    """The same GGUF file in llama.cpp on the CPU, with as many threads, for prompts and replies of `length` tokens."""
+    """The same GGUF file in llama.cpp on the CPU, with as many threads, for prompts and replies of `length` tokens.
+
+    It computes on a thread of its own: its AMX kernels set a thread's tile registers up once, PyTorch's release them.
+    """
 
     def __init__(self, name, path, length):
         import llama_cpp
@@ -271,11 +275,13 @@ class LlamaCpp:
             raise RuntimeError(f"{path}: llama.cpp cannot open it: leave llama.cpp out, or write it by `export`")
         self.context = llama_cpp.llama_init_from_model(self.weights, context)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.weights))
+        self.thread = ThreadPoolExecutor(1)
 
     def feed(self, ids):
         """The likeliest id after these, which follow what was fed before."""
         ids = (self.library.llama_token * len(ids))(*ids)  # named, since the batch only points to it
-        if self.library.llama_decode(self.context, self.library.llama_batch_get_one(ids, len(ids))):
+        batch = self.library.llama_batch_get_one(ids, len(ids))
+        if self.thread.submit(self.library.llama_decode, self.context, batch).result():
             raise RuntimeError(f"llama.cpp cannot read {len(ids):,} tokens more: make --context or --prefill shorter")
         logits = self.library.llama_get_logits_ith(self.context, -1)
         return int(np.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
@@ -418,11 +424,13 @@ def hardware(device):
     """The name of the device and, for a CPU, its vector instructions and how many threads are used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
+    name, vectors = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
     if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), name)
+        name = name.replace("(R)", "").replace(" Processor", "")
+        vectors += " + AMX" if "amx_tile" in text else ""
+    return f"{name} ({vectors}), {torch.get_num_threads()} threads"
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -589,18 +597,17 @@ def plot(files, out):
     import matplotlib.pyplot as plt
 
     reports = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
-    figure, panels = plt.subplots(1, len(reports), figsize=(5.2 * len(reports), 2.9), squeeze=False)
+    figure, panels = plt.subplots(1, len(reports), figsize=(5.2 * len(reports), 3.1), squeeze=False)
     for panel, report in zip(panels[0], reports, strict=True):
         rows = [row for row in report["results"] if row["what"] == "decode" and row["rows"] == 1]
         rows = [row for row in rows if row["context"] == min(r["context"] for r in rows)][::-1]
         colours = ["#b5651d" if row["version"].startswith("transformers") else "#2a6f97" for row in rows]
-        bars = panel.barh([row["version"] for row in rows], [row["tokens_per_s"] for row in rows], color=colours)
-        panel.bar_label(bars, [f"{row['tokens_per_s']:,.3g}" for row in rows], padding=3)
+        names = [f"{row['version']}: {row['tokens_per_s']:,.3g}" for row in rows]
+        bars = panel.barh(names, [row["tokens_per_s"] for row in rows], color=colours)
         for row, bar in zip(rows, bars, strict=True):  # every version's own roofline: int8 reads half the bytes
             limit = row["tokens_per_s"] / row["roofline_share"]
             panel.plot([limit, limit], [bar.get_y(), bar.get_y() + bar.get_height()], color="#444444", lw=2)
-        panel.margins(x=0.12)
-        panel.set(title=f"{report['model'].upper()}, {report['hardware']}",
+        panel.set(title=f"{report['model'].upper()}, {report['hardware']}".replace(" (", "\n("),
                   xlabel="tokens per second (dark line: roofline)")
         panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

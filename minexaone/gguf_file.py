@@ -269,8 +269,8 @@ def _rope_scaling(path, metadata, tensors, raw):
     if part.shape != [half] or part.dtype != "F32":
         raise CheckpointError(f"{path}: {ROPE_FACTORS} is {part.shape} {part.dtype}, expected [{half}] in F32: "
                               f"{again(path)}")
-    exponents = numpy.arange(0, raw["head_dim"], 2, dtype=numpy.float32) / raw["head_dim"]
-    lengths = 2 * math.pi * numpy.float32(raw["rope_theta"])**exponents  # of the waves, in tokens
+    # Of the waves, in tokens; float32 powers would differ from CPU to CPU by as much as is tolerated.
+    lengths = 2 * math.pi * raw["rope_theta"]**(numpy.arange(0, raw["head_dim"], 2) / raw["head_dim"])
     scaling = _llama3(numpy.fromfile(path, "<f4", half, offset=part.span[0]), lengths)
     if scaling is None:
         raise CheckpointError(f"{path}: the factors in {ROPE_FACTORS} are not those of llama3 scaling, and only that "

@@ -124,9 +124,9 @@ class Deck:
 
     def __init__(self, lesson: NotebookNode):
         self.found, self.pictures, self.title = [], {}, ""
-        for cell, after in zip(lesson.cells, [*lesson.cells[1:], None], strict=True):
+        for n, cell in enumerate(lesson.cells):
             if cell.cell_type == "code":
-                self.read_code(cell, note(after))
+                self.read_code(cell, note(next((c for c in lesson.cells[n:] if c.cell_type == "markdown"), None)))
             elif not self.read_text(cell.source):
                 break
 
@@ -198,7 +198,7 @@ def main(argv=None):
     parser.add_argument("out", type=Path, help="folder, made if it is not there")
     parser.add_argument("lesson", nargs="*", help="numbers of lessons, as 05 (all)")
     args = parser.parse_args(argv)
-    lessons = {path.name[:2]: path for path in sorted(HERE.glob("[0-9]*.ipynb"))}
+    lessons = {path.name.partition("_")[0]: path for path in sorted(HERE.glob("[0-9]*.ipynb"))}
     if unknown := set(args.lesson) - lessons.keys():
         parser.error(f"there is no lesson {', '.join(sorted(unknown))}: take of {', '.join(lessons)}")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,8 @@ def names(cells, kind):
 
 
 def test_the_first_lessons_are_marked():
-    assert [name[:2] for name in NAMES][:9] == [f"{n:02}" for n in range(1, 10)]
+    first = [path.name for path in mirror.notebooks() if "01" <= path.name[:2] <= "09"]
+    assert NAMES[:len(first)] == first
 
 
 @pytest.mark.parametrize("path", MARKED, ids=NAMES)

@@ -9,7 +9,7 @@ import torch
 from minexaone import threads
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.fast import speed_up
-from minexaone.fast.cpu import FastCPU, Float32Products
+from minexaone.fast.cpu import FastCPU, Float32Products, matvec, matvec_weight
 from minexaone.linear import fuse, word_form
 from minexaone.linear.ggml import packed_blocks
 from minexaone.linear.packed import PackedEmbedding, PackedLinear, pack4, tied_head
@@ -352,6 +352,15 @@ def test_steps_with_packed_weights_equal_the_clear_path(options):
     assert (steps(ids, 5, model, fast) - clear).abs().max() <= 2e-5 * clear.std()  # nothing is rounded but the sums
     weight = model.layers[0].self_attn.q_proj.weight
     assert fast.layers[0][0][0][0].data_ptr() == weight.data_ptr()  # nor copied
+
+
+@pytest.mark.parametrize("outs", [1, 3, 5, 8])  # fewer rows than streams, streams of unequal length
+def test_matrices_of_any_number_of_rows_are_read_in_streams(outs):
+    x, values = torch.randn(64), torch.randint(-127, 128, (outs, 64), dtype=torch.int8)
+    module = PackedLinear(values, torch.rand(outs, 2), 32, offset=torch.randn(outs, 2))
+    expected = module.unpacked(torch.float32) @ x
+    torch.testing.assert_close(matvec(matvec_weight(module), x), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(matvec((values.bfloat16(),), x), values.float() @ x, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("error:bf16 and fp16 are mixed")

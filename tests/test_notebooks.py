@@ -1,6 +1,8 @@
 """The notebooks hold what the package holds, and can be compared by nbval: executed, with outputs, without noise."""
 
+import ast
 import re
+import symtable
 import sys
 from pathlib import Path
 
@@ -136,6 +138,53 @@ def test_a_folded_answer_is_markdown_and_ends(path):
         assert not any(re.search(r"^#+ |<details>|^\*\*Before", answer, re.M) for answer in folded), "too much in it"
 
 
+def reads_and_sets(source):
+    """The names of the notebook that a cell's code reads, in functions too, and those that it sets."""
+    table = symtable.symtable(source, "cell", "exec")
+    tables = [table]
+    for one in tables:
+        tables += one.get_children()
+    read = {symbol.get_name() for one in tables for symbol in one.get_symbols()
+            if symbol.is_referenced() and (one is table or symbol.is_global())}
+    return read, {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+
+
+def goes_on_with(cells):
+    """(id, names) of cells in view that read what a folded cell was the last to set, functions that draw apart."""
+    folded_last = {}
+    for cell in cells:
+        (read, sets), folded = reads_and_sets(cell.source), "hide-input" in cell.metadata.get("tags", ())
+        if not folded and (taken := {name for name in read - sets if folded_last.get(name)}):
+            yield cell.id, taken
+        drawing = {node.name for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)}
+        folded_last |= {name: folded and name not in drawing for name in sets}
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=name)
+def test_folded_code_only_draws(path):
+    cells = code_cells(path)
+    for cell in cells:
+        if "hide-input" not in cell.metadata.get("tags", ()):
+            continue
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), f"{cell.id} shows no figure"
+        assert "nbgrader" not in cell.metadata and not mirror.MARK.match(cell.source), f"{cell.id} is taught"
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        assert not any(isinstance(node, ast.Assert | ast.ClassDef | ast.Import | ast.ImportFrom) or
+                       isinstance(node, ast.Name) and node.id == "print" for node in nodes), f"{cell.id} does more"
+        for function in (node for node in nodes if isinstance(node, ast.FunctionDef)):
+            assert any(isinstance(node, ast.Name | ast.arg) and getattr(node, "id", getattr(node, "arg", "")) in
+                       ("ax", "plt") for node in ast.walk(function)), f"{cell.id}: {function.name} draws nothing"
+    assert not [*goes_on_with(cells)]
+
+
+def test_what_is_computed_in_folded_code_and_used_in_view_is_found():
+    cells = [nbformat.v4.new_code_cell(source, id=id, metadata={"tags": ["hide-input"] * (id == "drawn")})
+             for id, source in (("seen", "x = 1"), ("drawn", "y = [n for n in range(x)]"), ("used", "print(x, y)"))]
+    assert [*goes_on_with(cells)] == [("used", {"y"})]
+    cells.insert(2, nbformat.v4.new_code_cell("y = 2"))
+    assert [*goes_on_with(cells)] == []
+
+
 # ------------------------------------------------------------------------------------------- the form of a lesson
 
 
@@ -149,7 +198,7 @@ def text_of(path):
 
 @pytest.mark.parametrize("path", LESSONS, ids=name)
 def test_a_lesson_has_the_form_of_all_lessons(path):
-    text, number = text_of(path), path.name[:2]
+    text, number = text_of(path), path.name.split("_")[0]
     assert re.match(rf"# {number} · \S.*\n\n", text)
     head, rest = text.split("\n## ", 1)
     assert re.findall(rf"\*\*({'|'.join(HEAD)})\*\* ", head.replace("\n", " ")) == HEAD[number == "00":]
@@ -165,8 +214,8 @@ def test_a_lesson_has_the_form_of_all_lessons(path):
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_solutions_name_their_lesson_and_its_exercises(path):
     text = text_of(path)
-    number, title = re.match(r"# (\d\d) · (.+): solutions\n", text).groups()
-    assert path.name.startswith(number) and f"\n\nThe lesson: [{number} · {title}](../{path.name})" in text
+    number, title = re.match(r"# (\d\d\w?) · (.+): solutions\n", text).groups()
+    assert path.name.startswith(f"{number}_") and f"\n\nThe lesson: [{number} · {title}](../{path.name})" in text
     lesson = re.findall(r"^(\d)\. ", text_of(path.parent.parent / path.name).split("## Exercises")[1], re.M)
     heads = "\n".join(re.findall(r"^## (.+)", text, re.M))
     assert re.findall(r"(?:^|, and )(\d) · ", heads, re.M) == lesson  # one heading may stand for two exercises
@@ -175,7 +224,7 @@ def test_solutions_name_their_lesson_and_its_exercises(path):
 def test_the_last_line_of_each_lesson_leads_on_and_back():
     after, before = {}, {}
     for path in LESSONS:
-        last, link = text_of(path).splitlines()[-1], r"\[\d\d · [^]]+\]\((\w+\.ipynb)\)"
+        last, link = text_of(path).splitlines()[-1], r"\[\d\d\w? · [^]]+\]\((\w+\.ipynb)\)"
         match = re.fullmatch(rf"\[Solutions\]\(solutions/{path.name}\)(?: · Previous: {link})?(?: · Next: {link}"
                              rf"(?:, then {link})?| · \[Quick start and map\]\(00_quick_start\.ipynb\))", last)
         assert match, f"{path.name}: {last}"

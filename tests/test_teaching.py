@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-LESSONS = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+LESSONS = {path.name.partition("_")[0]: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
 SYLLABI = (NOTEBOOKS / "SYLLABI.md").read_text(encoding="utf-8")
 QUESTIONS = (NOTEBOOKS / "QUESTIONS.md").read_text(encoding="utf-8")
 LOOSELY = {("01", "02")}  # an arrow of its own kind
-LINKED = r"\[(\d\d)]\(\w+\.ipynb\)"
+NUMBER = r"\d\d[a-z]?"
+LINKED = rf"\[({NUMBER})]\(\w+\.ipynb\)"
 
 
 def text_of(lesson):
@@ -24,9 +25,9 @@ def text_of(lesson):
 def said_to_build_on(lesson):
     """The lessons in the line "Builds on" of a lesson; "02 to 06" means all of them."""
     line = re.search(r"\*\*Builds on:?\*\*(.*?)(?:\n\n|\Z)", text_of(lesson), re.S)[1]
-    found, through = [], None
-    for name, to in re.findall(r"\((\d\d)_\w+\.ipynb\)(\s+to\b)?", line):
-        found += [f"{n:02}" for n in range(int(through) + 1, int(name))] if through else []
+    found, through, order = [], None, [*LESSONS]
+    for name, to in re.findall(rf"\(({NUMBER})_\w+\.ipynb\)(\s+to\b)?", line):
+        found += order[order.index(through) + 1:order.index(name)] if through else []
         found.append(name)
         through = name if to else None
     return found
@@ -49,7 +50,7 @@ def exercises(lesson):
     return found
 
 
-EDGES = {lesson: re.findall(r"\d\d", before) for lesson, before in
+EDGES = {lesson: re.findall(NUMBER, before) for lesson, before in
          re.findall(rf"^\| {LINKED} \| ([^|]*) \|$", SYLLABI, re.M)}
 TITLES = "One day|One week|Twelve weeks"
 COURSES = {title: re.findall(rf"^\| \w+ \| {LINKED} \| (.*?) \| (\d+) \| (.*?) \| (.*?) \|$", text, re.M)
@@ -73,8 +74,8 @@ def test_the_drawing_has_the_arrows_of_the_table_and_none_that_a_longer_way_says
     wanted = {(one, lesson) for lesson, before in firm.items() for one in before
               if not any(one in below(other) for other in before)}
     drawing = (NOTEBOOKS / "figures" / "map.svg").read_text(encoding="utf-8")
-    assert {*re.findall(r'id="from-(\d\d)-to-(\d\d)"', drawing)} == wanted
-    assert sorted(re.findall(r"<text[^>]*>(\d\d)</text>", drawing)) == [*LESSONS]
+    assert {*re.findall(rf'id="from-({NUMBER})-to-({NUMBER})"', drawing)} == wanted
+    assert sorted(re.findall(rf"<text[^>]*>({NUMBER})</text>", drawing)) == [*LESSONS]
     assert drawing.count('stroke-dasharray="4 3" marker-end') == len(LOOSELY)
 
 
@@ -126,7 +127,7 @@ def questions():
 
 def test_each_lesson_has_five_questions_and_the_entry_test_ten():
     counted = Counter(section for section, *_ in questions())
-    titles = [re.match(r"# (\d\d · .+)", text_of(lesson))[1] for lesson in EDGES]  # in the order of reading
+    titles = [re.match(rf"# ({NUMBER} · .+)", text_of(lesson))[1] for lesson in EDGES]  # in the order of reading
     assert [*counted] == ["Entry test", *titles]
     assert counted.pop("Entry test") == 10 and {*counted.values()} == {5}
 

@@ -13,9 +13,9 @@ import torch
 from minexaone import Exaone4, Tokenizer
 from minexaone.reply import Reply
 from minexaone.scoring import evaluate, rollouts
-from minexaone.tasks import TASKS, sample
+from minexaone.tasks import TASKS, in_language, sample, verify
 from minexaone.tasks.base import held_out, plain
-from minexaone.training import agapo, compare, data, lab, report, ship, simper
+from minexaone.training import agapo, compare, data, lab, ratio, report, ship, simper
 from minexaone.training.__main__ import STAGES, main, train_all
 from minexaone.training.data import RATIO, needle, sft_documents, turn_document, turn_ids
 from minexaone.training.run import PRESETS, Run
@@ -194,6 +194,22 @@ def test_a_comparison_with_another_preset_is_refused(run, capsys):
     assert end.value.code == 1 and "preset smoke, not tiny" in capsys.readouterr().err
 
 
+def test_ratios_are_compared_from_the_base_model(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
+    for name in ("tokenizer", "extend2"):
+        (tmp_path / name).symlink_to(run / name)
+    arguments = [str(tmp_path), "--preset", "smoke", "--count", "1", "--device", "cpu", "--seeds", "0", "--ratios"]
+    ratio.main([*arguments, "1"])
+    ratio.main([*arguments, "1", "3"])
+    assert capsys.readouterr().out.count("ratio.1-0:") == 1  # what is done is done
+    one, three = (json.loads((tmp_path / f"ratio.{name}-0.json").read_text()) for name in ("1", "3"))
+    assert one["log"]["steps"][0]["loss"] != three["log"]["steps"][0]["loss"]
+    assert {*one["reasoning"]} == {"right", "mode_kept", "tokens"} and not list(tmp_path.glob("*.state.safetensors"))
+    with pytest.raises(SystemExit):
+        ratio.main([str(tmp_path / "nothing"), "--preset", "smoke", "--device", "cpu"])
+    assert "has no finished extend2" in capsys.readouterr().err
+
+
 def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 4)
     monkeypatch.setattr(lab, "STAGES", tmp_path / "stages")
@@ -202,12 +218,14 @@ def test_the_lab_runs_every_setting_once(run, tmp_path, capsys, monkeypatch):
         (tmp_path / "stages" / name).symlink_to(run / stage)
     for _ in range(2):
         lab.main(["--out", str(tmp_path / "lab"), "--preset", "smoke", "--seeds", "0", "--device", "cpu"])
-    layers, window, ratio, algorithms = (json.loads((tmp_path / "lab" / f"{name}.0.json").read_text())
-                                         for name in ("layers", "window", "ratio", "agapo"))
+    layers, window, ratios, languages, algorithms = (
+        json.loads((tmp_path / "lab" / f"{name}.0.json").read_text()) for name in lab.EXPERIMENTS)
     assert [row["setting"] for row in layers] == list(lab.PATTERNS) and len(window) == 2
-    assert [row["setting"] for row in ratio] == ["0.67", "1.5", "3"]
+    assert [row["setting"] for row in ratios] == ["0.67", "1.5", "3"]
+    assert [row["setting"] for row in languages] == list(lab.LANGUAGE_SETTINGS)
+    assert all({cell["language"] for cell in row["scores"]} == {"en", "ko", "es", "de"} for row in languages)
     assert {row["setting"] for row in algorithms} == set(agapo.ALGORITHMS)
-    assert capsys.readouterr().out.count("seed 0") == 6 + 2 + 3 + 7  # what is done is done
+    assert capsys.readouterr().out.count("seed 0") == 6 + 2 + 3 + 3 + 7  # what is done is done
     sizes = [row["cache_bytes"] for row in layers]
     assert sizes == sorted(sizes)  # the more global layers, the more cache
     assert all(row["curve"][0] > 3 and row["seconds"] > 0 for row in layers + window)  # guessing: ln 64 = 4.2
@@ -417,3 +435,23 @@ def test_a_quarter_of_stage_twos_queries_are_stage_ones():
     first, second = (simper.draw_queries(stage, 8, seed=3) for stage in (1, 2))
     assert [e.messages for e in first[:2]] == [e.messages for e in second[:2]] and len(second) == 8
     assert all(e.reasoning for e in first) and not all(e.reasoning for e in second)
+
+
+def test_german_has_all_that_the_lab_asks_in_it_and_right_answers_are_right():
+    rng = Random(0)
+    for task, reasoning in [(task, reasoning) for task in lab.SFT_TASKS for reasoning in (False, True)] * 150:
+        example = sample(rng, rng.choice(("train", "test")), task, lab.FOURTH, reasoning)
+        assert verify(example, example.answer), example
+        if task == "compare":
+            assert in_language(example.reply["content"], "de")
+    assert not in_language("3.9 is bigger than 3.12.", "de") and not in_language("3.9 es mayor que 3.12.", "de")
+
+
+def test_a_silent_language_never_thinks_and_the_ratio_stays(tokenizer, monkeypatch):
+    drawn, tokens = [], {True: 0, False: 0}
+    monkeypatch.setattr(lab, "sample", lambda *args, **options: drawn.append(e := sample(*args, **options)) or e)
+    for document, _ in zip(lab.mixture(Random(0), tokenizer, RATIO, ("en", "de"), silent=("de",)), range(400),
+                           strict=False):
+        tokens[drawn[-1].reasoning] += len(document.ids)
+    assert {(e.language, e.reasoning) for e in drawn} == {("en", True), ("en", False), ("de", False)}
+    assert tokens[True] / tokens[False] == pytest.approx(RATIO, rel=0.05)

@@ -44,8 +44,9 @@ def test_a_wheel_has_every_file_of_the_package_and_of_the_assets(installed):
 
     assets = {Path("assets") / path: size for path, size in files(ROOT / "assets").items()}
     assert files(installed / "minexaone") == files(ROOT / "minexaone") | assets
-    assert {Path("chat_template.jinja"), Path("lesson.mplstyle"), Path("assets/golden/chat.json"),
-            Path("assets/model/model.safetensors")} <= files(installed / "minexaone").keys()
+    expected = {"chat_template.jinja", "hangul.otf", "hangul-OFL.txt", "lesson.mplstyle", "assets/golden/chat.json",
+                "assets/model/model.safetensors"}
+    assert {Path(name) for name in expected} <= files(installed / "minexaone").keys()
 
 
 def test_its_command_answers_help_and_the_shipped_model_a_prompt(installed, tmp_path):

@@ -24,6 +24,7 @@ from minexaone.threads import threads_for
 # The last lets a multiplication and an addition be one instruction.
 OPTIONS = {"realize_opcount_threshold": 1000, "realize_acc_reads_threshold": 1000,
            "cpp.enable_floating_point_contract_flag": "fast"}
+STREAMS = 4  # places of a matrix to read from at once: one place alone leaves the memory waiting for the core
 FEW = 16  # tokens for which to convert a weight takes longer than to multiply with it as it is
 
 
@@ -37,7 +38,8 @@ def matvec(weight: tuple, x: Tensor) -> Tensor:
     """The matrix [out, in] · x [in], in float32; weight is (matrix,) or, if it is packed, that of `packed_matvec`."""
     if len(weight) > 1:
         return packed_matvec(*weight, x)
-    return (weight[0].float() * stored(x)).sum(-1)
+    x = stored(x)
+    return torch.cat([(rows.float() * x).sum(-1) for rows in weight[0].chunk(STREAMS)])
 
 
 def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Tensor | None, x: Tensor) -> Tensor:
@@ -59,9 +61,12 @@ def packed_matvec(words: Tensor, scale: Tensor, added: Tensor | None, order: Ten
     powers = torch.tensor([2.0**(-bits * k) for k in range(count)])
     x = stored((x * powers[:, None]).flatten()).view(first, count, last)
     masks = [(2**bits - 1) << bits * k for k in range(count - 1)] + [-1 << 32 - bits]
-    products = [(words & mask).float() * x[:, k] for k, mask in enumerate(masks)]
-    y = (sum(products[::2], start) + sum(products[1::2])) * scale  # two sums, which do not wait for each other
-    return y.sum((1, 2)) if added is None else y.sum((1, 2)) + (added * stored(by_group.sum((1, 2)))).sum(-1)
+    y = []
+    for rows, factors in zip(words.chunk(STREAMS), scale.chunk(STREAMS), strict=True):
+        products = [(rows & mask).float() * x[:, k] for k, mask in enumerate(masks)]
+        # Two sums, which do not wait for each other.
+        y.append(((sum(products[::2], start) + sum(products[1::2])) * factors).sum((1, 2)))
+    return torch.cat(y) if added is None else torch.cat(y) + (added * stored(by_group.sum((1, 2)))).sum(-1)
 
 
 def matvec_weight(module) -> tuple:

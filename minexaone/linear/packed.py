@@ -66,17 +66,21 @@ class Packed(nn.Module):
         groups, inputs = self.scale.shape[1], self.shape[1]
         zero, scale, offset = (None if part is None else part[index, :, None].float()
                                for part in (self.zero, self.scale, self.offset))
-        weight, parts = self.weight[index].flatten(1), []
+        weight, parts = self.weight[index], []
+        if weight.dim() > 2:  # the order of `word_form`, undone a word of four bytes at a time
+            weight = weight.view(torch.int32).flatten(1).view(weight.dtype)
         for values in (weight & 15, weight >> 4) if self.bits == 4 else (weight,):
             values = self.table[values.long()] if self.table is not None else values.float()
             if self.bits == 4 and self.table is None:
                 values -= 8
             width = self.group * self.bits // 8  # of a group's inputs, those in this half
-            values = F.pad(values, (0, groups * width - values.shape[1])).unflatten(1, (groups, width))
-            values = (values if zero is None else values - zero) * scale
-            values = values if offset is None else values + offset
+            if short := groups * width - values.shape[1]:
+                values = F.pad(values, (0, short))
+            values = values.unflatten(1, (groups, width))  # float32 of its own, altered where it is
+            values = (values if zero is None else values.sub_(zero)).mul_(scale)
+            values = values if offset is None else values.add_(offset)
             parts.append(values.flatten(1)[:, :inputs * self.bits // 8])
-        return torch.cat(parts, 1)
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def rows(self, index: slice | Tensor) -> Tensor:
         """Some rows of the matrix in float32, [n, I], the inputs in the order of the values."""

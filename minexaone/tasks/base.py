@@ -125,15 +125,15 @@ def phrases() -> dict[str, dict[str, list[str]]]:
     for file in sorted((Path(__file__).parent / "phrases").glob("*.txt")):
         for line in file.read_text(encoding="utf-8").splitlines():
             if line[:1].strip():
-                if line in texts:
-                    raise ValueError(f"{file}: the key {line!r} stands twice: rename one")
-                texts[line] = {}
-            elif line[2:5] in ("en:", "ko:", "es:"):
-                *_, latest = texts
+                latest = texts.setdefault(line, {})
+                key = line
+            elif re.match("  [a-z]{2}: ", line):
                 language = line[2:4]
-                texts[latest][language] = line[6:]
+                if language in latest:
+                    raise ValueError(f"{file}: the key {key!r} stands twice in {language}: rename one")
+                latest[language] = line[6:]
             elif line.strip():
-                texts[latest][language] += " " + line.strip()
+                latest[language] += " " + line.strip()
     return {key: {language: text.split(" | ") for language, text in texts[key].items()} for key in texts}
 
 
@@ -194,7 +194,7 @@ def made_up(rng: Random, language: str, plain=False) -> str:
 
 @cache
 def own_words(language: str) -> frozenset[str]:
-    """The words of the phrases of one language that neither of the others has."""
+    """The words of the phrases of one language that none of the others of `LANGUAGES` has."""
     def words(language):
         texts = " ".join(text for key in phrases() for text in phrases()[key].get(language, ()))
         return set(re.findall(r"[^\W\d_]+", re.sub(r"{.*?}", " ", texts).lower()))
@@ -212,8 +212,10 @@ def in_language(text: str, language: str) -> bool:
     hangul = re.search("[가-힣]", text) is not None
     if language == "ko" or hangul:
         return not words or hangul == (language == "ko")
-    other = "es" if language == "en" else "en"
-    return sum(word in own_words(other) for word in words) <= sum(word in own_words(language) for word in words)
+    def known(language):
+        return sum(word in own_words(language) for word in words)
+
+    return all(known(other) <= known(language) for other in ("en", "es"))
 
 
 # --------------------------------------------------------------------------------------------------- messages

@@ -5,6 +5,7 @@
 Small enough for a CPU, where all of it takes one and a half to two hours of one core:
 layers, window: small models, from nothing, on strings that repeat: what came after this letter the last time?
 ratio: the shipped base model, fine-tuned on mixtures of both modes.
+languages: the same at 1.5, in three languages and with German as a fourth, which thinks or does not.
 agapo: the shipped SFT model, reinforced with AGAPO, with GRPO, and with AGAPO without each of its parts.
 Settings that are in the files already are skipped.
 """
@@ -29,19 +30,23 @@ from minexaone.fast import speed_up
 from minexaone.files import SHIPPED, read_json, write_json
 from minexaone.model import Config, Exaone4, cache_bytes
 from minexaone.scoring.evaluate import cell, mode_kept
-from minexaone.scoring.rollouts import roll_out
-from minexaone.tasks import sample
+from minexaone.scoring.rollouts import language_kept, roll_out
+from minexaone.tasks import LANGUAGES, sample
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.agapo import ALGORITHMS, Rollouts
-from minexaone.training.data import Steps, draw_level, turn_document
+from minexaone.training.data import RATIO, Steps, draw_level, turn_document
 from minexaone.training.loop import Recipe, fit, workers_here
 from minexaone.training.packing import Document, likelihood_loss
 from minexaone.training.run import prepare, small_gains
 
 PATTERNS = ("L", "LLLLG", "LLLG", "LLG", "LG", "G")
-RATIOS = (0.67, 1.5, 3.0)
+RATIOS = (0.67, RATIO, 3.0)
+FOURTH = "de"  # it has phrases for SFT_TASKS alone
+LANGUAGE_SETTINGS = {"three": (LANGUAGES, ()), "four": ((*LANGUAGES, FOURTH), ()),
+                     "four, the fourth without reasoning": ((*LANGUAGES, FOURTH), (FOURTH,))}
 SFT_TASKS = ("compare", "sums")
 LETTERS, SHORTEST = 64, 4  # in a repeating string: how many different letters, and the shortest period
+EXPERIMENTS = ("layers", "window", "ratio", "languages", "agapo")
 STAGES = SHIPPED.parent / "stages"
 
 
@@ -58,6 +63,7 @@ class Lab:
     steps: int
     far: int  # a text whose reading is timed
     sft: Recipe
+    languages: Recipe  # of SFT in three or four languages
     sft_tokens: int  # in a step
     count: int  # prompts in a cell
     longest: int  # reply
@@ -68,16 +74,18 @@ class Lab:
 
 LABS = {
     "laptop": Lab(hidden=32, layers=10, window=8, windows=(4, 16, 64), length=128, rows=16, steps=600, far=8192,
-                  sft=Recipe(30, 1.2e-3), sft_tokens=4096, count=40, longest=200, rounds=8, pool=32, round=(16, 8, 4)),
+                  sft=Recipe(30, 1.2e-3), languages=Recipe(120, 1.2e-3), sft_tokens=4096, count=40, longest=200,
+                  rounds=8, pool=32, round=(16, 8, 4)),
     "smoke": Lab(hidden=32, layers=5, window=8, windows=(8, 16), length=32, rows=2, steps=2, far=64,
-                 sft=Recipe(2, 1e-3), sft_tokens=2048, count=1, longest=4, rounds=1, pool=2,
-                 round=(2, 2, 2)),
+                 sft=Recipe(2, 1e-3), languages=Recipe(2, 1e-3), sft_tokens=2048, count=1, longest=4,
+                 rounds=1, pool=2, round=(2, 2, 2)),
 }
 
 
 def settings(lab: Lab) -> Iterator[tuple[str, str]]:
     """(experiment, setting) of every setting."""
-    for experiment, names in (("layers", PATTERNS), ("window", lab.windows), ("ratio", RATIOS), ("agapo", ALGORITHMS)):
+    for experiment, names in (("layers", PATTERNS), ("window", lab.windows), ("ratio", RATIOS),
+                              ("languages", LANGUAGE_SETTINGS), ("agapo", ALGORITHMS)):
         for name in names:
             yield experiment, f"{name:g}" if isinstance(name, float) else str(name)
 
@@ -178,28 +186,31 @@ def trained(model: Exaone4, draw, loss, recipe: Recipe) -> dict:
         return fit(model, draw, loss, replace(recipe, save_every=recipe.steps), Path(folder), "lab")
 
 
-def mixture(rng: Random, tokenizer: Tokenizer, ratio: float) -> Iterator[Document]:
-    """Endless English comparisons and sums, at `ratio` tokens with reasoning for each one without."""
+def mixture(rng: Random, tokenizer: Tokenizer, ratio: float, languages=("en",), silent=()) -> Iterator[Document]:
+    """Endless comparisons and sums, at `ratio` tokens with reasoning for each one without; those languages that are
+    `silent` have none with."""
     tokens = {True: 0.0, False: 0.0}
     while True:
         reasoning, task = tokens[True] < ratio * tokens[False], rng.choice(SFT_TASKS)
-        document = turn_document(sample(rng, task=task, language="en", reasoning=reasoning,
+        language = rng.choice([language for language in languages if not reasoning or language not in silent])
+        document = turn_document(sample(rng, task=task, language=language, reasoning=reasoning,
                                         level=draw_level(rng, task)), tokenizer, rng)
         tokens[reasoning] += len(document.ids)
         yield document
 
 
-def fine_tuned(lab: Lab, ratio: float, seed: int, device: torch.device) -> dict:
-    """Fine-tune the base model on `ratio` tokens of reasoning for each one without, and measure both modes."""
+def fine_tuned(lab: Lab, recipe: Recipe, documents, asked_in: tuple[str, ...], seed: int, device: torch.device) -> dict:
+    """Fine-tune the base model on documents(rng, tokenizer), and measure both modes in these languages."""
     model, tokenizer = shipped("base", device)
-    steps = Steps(STAGES / "base", partial(mixture, ratio=ratio), "lab", seed, lab.sft.steps, 1, lab.sft_tokens, 1024)
-    log = trained(model, partial(steps.draw, workers=workers_here(device)), likelihood_loss, lab.sft)
+    steps = Steps(STAGES / "base", documents, "lab", seed, recipe.steps, 1, lab.sft_tokens, 1024)
+    log = trained(model, partial(steps.draw, workers=workers_here(device)), likelihood_loss, recipe)
     rng, rows = Random(f"lab sft {seed}"), []
-    for task, reasoning in product(SFT_TASKS, (False, True)):
-        asked = [sample(rng, "test", task, "en", reasoning) for _ in range(lab.count)]
+    for language, task, reasoning in product(asked_in, SFT_TASKS, (False, True)):
+        asked = [sample(rng, "test", task, language, reasoning) for _ in range(lab.count)]
         replies = roll_out(model, tokenizer, asked, seed, lab.longest, temperature=0.0)
-        rows.append(cell(sum(int(r.reward) for r in replies), lab.count, task=task, reasoning=reasoning)
-                    | {"mode_kept": sum(map(mode_kept, replies)),
+        rows.append(cell(sum(int(r.reward) for r in replies), lab.count, task=task, language=language,
+                         reasoning=reasoning)
+                    | {"language_kept": sum(map(language_kept, replies)), "mode_kept": sum(map(mode_kept, replies)),
                        "tokens": sum(len(r.ids) for r in replies) / lab.count})
     return {"loss": log["steps"][-1]["loss"], "tokens": log["tokens"], "scores": rows}
 
@@ -241,7 +252,11 @@ def measured(lab: Lab, experiment: str, setting: str, seed: int, device: torch.d
     if experiment == "window":
         return from_nothing(lab, "LLLG", int(setting), seed, device)
     if experiment == "ratio":
-        return fine_tuned(lab, float(setting), seed, device)
+        return fine_tuned(lab, lab.sft, partial(mixture, ratio=float(setting)), ("en",), seed, device)
+    if experiment == "languages":
+        languages, silent = LANGUAGE_SETTINGS[setting]
+        documents = partial(mixture, ratio=RATIO, languages=languages, silent=silent)
+        return fine_tuned(lab, lab.languages, documents, (*LANGUAGES, FOURTH), seed, device)
     return reinforced(lab, setting, seed, device)
 
 
@@ -250,7 +265,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Experiments that the report leaves open.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", choices=LABS, default="laptop")
-    parser.add_argument("--only", choices=("layers", "window", "ratio", "agapo"), help="one experiment")
+    parser.add_argument("--only", choices=EXPERIMENTS, help="one experiment")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)

@@ -44,6 +44,7 @@ class Preset:
     attempts: int  # at each extension, until its grid is green
     sft: Recipe
     sft_again: Recipe  # the second round
+    ratio: Recipe  # of SFT at several ratios of the modes
     agapo: Recipe
     queries: int  # before the pre-filter
     round: tuple[int, int, int]  # queries, replies to each, and updates, of a round of AGAPO
@@ -61,7 +62,7 @@ PRESETS = {
         vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, pattern="LLLG", heads=8,
         kv_heads=2, window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
         pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=2,
-        sft=Recipe(6000, 1.2e-3), sft_again=Recipe(400, 3e-4),
+        sft=Recipe(6000, 1.2e-3), sft_again=Recipe(400, 3e-4), ratio=Recipe(1000, 1.2e-3),
         agapo=Recipe(120, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
         simper=Recipe(20, 5e-5), pairs=(6, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
@@ -69,7 +70,7 @@ PRESETS = {
         vocab_size=1024, corpus=2000, hidden_size=80, intermediate_size=160, layers=4, pattern="LLLG", heads=5,
         kv_heads=1, window=64, contexts=(256, 512, 2048), tokens=8192, rows=1,
         pretrain=Recipe(200, 8e-3, "wsd"), extend=Recipe(20, 4e-3), attempts=1,
-        sft=Recipe(800, 6e-3), sft_again=Recipe(50, 1e-3),
+        sft=Recipe(800, 6e-3), sft_again=Recipe(50, 1e-3), ratio=Recipe(100, 6e-3),
         agapo=Recipe(20, 5e-4, save_every=20), queries=64, round=(16, 8, 1),
         compared=Recipe(20, 5e-4, "wsd", save_every=20), compared_round=(16, 8, 4),
         simper=Recipe(5, 2e-4), pairs=(2, 64, 8, 8), max_new_tokens=256, evaluated=60, needles=1),
@@ -77,7 +78,7 @@ PRESETS = {
         vocab_size=1024, corpus=300, hidden_size=32, intermediate_size=64, layers=4, pattern="LLLG", heads=2,
         kv_heads=1, window=32, contexts=(512, 1024, 2048), tokens=2048, rows=2,
         pretrain=Recipe(6, 1e-2, "wsd", save_every=2), extend=Recipe(2, 1e-2), attempts=1,
-        sft=Recipe(4, 1e-2, save_every=2), sft_again=Recipe(2, 1e-2),
+        sft=Recipe(4, 1e-2, save_every=2), sft_again=Recipe(2, 1e-2), ratio=Recipe(2, 1e-2),
         agapo=Recipe(2, 1e-3, save_every=2), queries=4, round=(2, 4, 2),
         compared=Recipe(2, 1e-3, save_every=2), compared_round=(2, 4, 2),
         simper=Recipe(2, 1e-3), pairs=(2, 4, 4, 2), max_new_tokens=24, evaluated=4, needles=1),

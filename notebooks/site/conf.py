@@ -2,7 +2,7 @@
 
 Pages show the stored outputs; nothing is executed, and no page loads anything from the network. What a figure shows
 is said in the metadata of the cell that draws it, {"mystnb": {"image": {"alt": "..."}}}; the tag hide-output folds what
-came of a cell.
+came of a cell, hide-input code that only draws.
 """
 
 project = "EXAONE 4.0, built piece by piece"

@@ -1,0 +1,40 @@
+"""The board of records: entries that stand, and entries that do not."""
+
+import json
+
+import pytest
+
+from minexaone.files import SHIPPED
+from minexaone.scoring import evaluate, record
+
+FOUND = {"score": 0.5, "low": 0.48, "high": 0.52, "parameters": 250_000, "weights": "abc"}
+ENTRY = {"track": "cpu", "seconds": 299, "score": 0.51, "weights": "abc"}
+
+
+@pytest.mark.parametrize("entry, found, why", [
+    ({}, {}, ""),
+    ({"track": "tpu"}, {}, "track 'tpu', expected one of gpu, cpu"),
+    ({}, {"parameters": 300_001}, "300,001 parameters, at most 300,000"),
+    ({"seconds": 301}, {}, "301 seconds of two CPU cores, at most 300"),
+    ({"weights": "abd"}, {}, "the weights are not those of the entry"),
+    ({"score": 0.53}, {}, "score 0.53, measured 0.5 (0.48 to 0.52)"),
+    ({"track": "gpu", "seconds": 1200}, {"parameters": 5_900_000}, "")])
+def test_what_stands(entry, found, why):
+    assert record.refused(ENTRY | entry, FOUND | found) == why
+
+
+def test_a_checkpoint_is_measured_and_its_entry_checked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 2)  # what is measured is the way, not the model
+    monkeypatch.setattr(record, "by_task", lambda *args, **options: evaluate.by_task(*args, ["chat", "compare"],
+                                                                                     **options))
+    file = tmp_path / "entry.json"
+    options = [str(SHIPPED), "--count", "1", "--device", "cpu"]
+    record.main([*options, "--json", str(file)])
+    entry = json.loads(file.read_text())
+    assert 5_800_000 < entry["parameters"] < 6_000_000 and len(entry["weights"]) == 64
+    record.main([*options, "--check", str(file)])
+    assert "as the entry says" in capsys.readouterr().out
+    file.write_text(json.dumps(entry | {"score": 0.99}))
+    with pytest.raises(SystemExit) as end:
+        record.main([*options, "--check", str(file)])
+    assert end.value.code == 1 and "does not stand: score 0.99" in capsys.readouterr().err
