@@ -1,9 +1,9 @@
 """One token at a time on a CPU, near the speed of its memory: the same mathematics as `model.py`, compiled.
 
 For one new token every weight is read once and used once, so the time of a step is bounded from below by the time it
-takes to read all weights. The matrix products of the clear path are made for many tokens (how much they lose with one
-depends on the machine: in bfloat16 more than half on an EPYC of Zen 5, a tenth on a Xeon with AMX), and what is packed
-it unpacks into memory first. Here inductor, the compiler of PyTorch, writes loops in C++ that do nothing but read a row
+takes to read all weights. The matrix products of the clear path are made for many tokens: with one they read at a
+third to a half of the memory's speed (in bfloat16, an EPYC of Zen 5 and a Xeon with AMX), and what is packed it unpacks
+into memory first. Here inductor, the compiler of PyTorch, writes loops in C++ that do nothing but read a row
 of weights and add up its products with x; values of 4 and 8 bits become numbers in the registers. Between the compiled
 parts, the cache and the attention are those of `model.py`.
 """
