@@ -254,10 +254,11 @@ def test_packed_layers_have_the_logits_of_the_clear_path(monkeypatch, rows, bits
     for length in (5, 3, 1) if rows == 1 else (2, 1):  # unpacked beforehand, and while it is multiplied
         ids = torch.randint(0, 24, (rows, length)).to(clear.device)
         with torch.inference_mode():
-            true, plain, ours = (model(ids, cache, None, 1).float() for model, cache in models)
+            true, plain, ours = (model(ids, cache, None, length).float() for model, cache in models)
         errors.append([(logits - true).norm() / true.norm() for logits in (plain, ours)])
-    plain, ours = torch.tensor(errors).T  # of a few logits each, so that they scatter: by up to 1.45 from CPU to CPU
-    assert ours.square().mean() < 1.6**2 * plain.square().mean() and ours.max() < (0.05 if CUDA else 0.01)
+    plain, ours = torch.tensor(errors).T
+    # How much the clear path itself rounds depends on the CPU (with AMX less), float16's steps of 2**-11 do not.
+    assert ours.square().mean() < 1.4**2 * plain.square().mean() and ours.max() < (0.05 if CUDA else 0.003)
 
 
 def test_what_the_kernels_cannot_read_is_refused():

@@ -66,7 +66,7 @@ PRESETS = {
         agapo=Recipe(120, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
         simper=Recipe(20, 5e-5), pairs=(6, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
-    "pocket": Preset(  # 0.3M parameters: what two CPU cores train in five minutes, with --until sft
+    "pocket": Preset(  # 0.3M parameters, for the cpu track of records, with --until sft; not timed yet
         vocab_size=1024, corpus=2000, hidden_size=80, intermediate_size=160, layers=4, pattern="LLLG", heads=5,
         kv_heads=1, window=64, contexts=(256, 512, 2048), tokens=8192, rows=1,
         pretrain=Recipe(200, 8e-3, "wsd"), extend=Recipe(20, 4e-3), attempts=1,
@@ -133,7 +133,7 @@ class Run:
     @property
     def fits(self) -> int:
         """How many tokens are computed at once: a whole row on a GPU, elsewhere what a laptop's memory holds (8,192
-        tokens of the tiny preset take 3 GB)."""
+        tokens of the tiny preset take 2.5 GB)."""
         whole = self.preset.tokens
         return whole if self.device.type == "cuda" else min(whole, max(8192, self.preset.contexts[-1]))
 
