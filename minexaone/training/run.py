@@ -65,12 +65,12 @@ PRESETS = {
         sft=Recipe(7500, 1.2e-3), sft_again=Recipe(400, 3e-4), ratio=Recipe(1000, 1.2e-3),
         agapo=Recipe(160, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
-        simper=Recipe(40, 7e-5), pairs=(6, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
-    "pocket": Preset(  # 0.3M parameters, for the cpu track of records, with --until sft; not timed yet
+        simper=Recipe(20, 5e-5), pairs=(10, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
+    "pocket": Preset(  # 0.3M parameters, for the cpu track of records, with --until sft in 5 minutes
         vocab_size=1024, corpus=2000, hidden_size=80, intermediate_size=160, layers=4, pattern="LLLG", heads=5,
-        kv_heads=1, window=64, contexts=(256, 512, 2048), tokens=8192, rows=1,
-        pretrain=Recipe(200, 8e-3, "wsd"), extend=Recipe(20, 4e-3), attempts=1,
-        sft=Recipe(800, 6e-3), sft_again=Recipe(50, 1e-3), ratio=Recipe(100, 6e-3),
+        kv_heads=1, window=64, contexts=(512, 1024, 2048), tokens=8192, rows=1,
+        pretrain=Recipe(60, 8e-3, "wsd"), extend=Recipe(6, 4e-3), attempts=1,
+        sft=Recipe(255, 8e-3), sft_again=Recipe(10, 1e-3), ratio=Recipe(100, 8e-3),
         agapo=Recipe(20, 5e-4, save_every=20), queries=64, round=(16, 8, 1),
         compared=Recipe(20, 5e-4, "wsd", save_every=20), compared_round=(16, 8, 4),
         simper=Recipe(5, 2e-4), pairs=(2, 64, 8, 8), max_new_tokens=256, evaluated=60, needles=1),
