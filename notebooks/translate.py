@@ -172,6 +172,7 @@ def write(catalog: Catalog, path: Path):
     """Write a catalogue; the same one gives the same bytes."""
     for message in catalog:
         message.flags -= {"python-format", "python-brace-format"}  # babel's guess at every % and {
+        message.previous_id = message.previous_id if message.fuzzy else []
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(HEADER.format(catalog.locale).encode())

@@ -164,5 +164,6 @@ def test_the_site_is_built_in_other_languages(language, title, tmp_path):
     folder = tmp_path / "site" / language
     first = (folder / "index.html").read_text(encoding="utf-8")
     assert f'<html lang="{language}"' in first and re.search(f"<title>.*{title}.*</title>", first)
-    for path, above in (folder / "02_rmsnorm_swiglu.html", ".."), (folder / "solutions" / "index.html", "../.."):
-        assert f"{above}/{path.relative_to(folder).as_posix()}" in Page(path).links
+    for page in "02_rmsnorm_swiglu.html", "solutions/index.html":
+        leads = {((folder / page).parent / address).resolve() for address in Page(folder / page).links}
+        assert folder.parent.resolve() / page in leads, "no way to the English page"
