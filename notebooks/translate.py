@@ -7,8 +7,8 @@
 
 The English files are the one source. A catalogue (locale/ko/02_rmsnorm_swiglu.po, for any editor of PO files) has each
 paragraph, heading, list item and row of a table, and what a figure shows, as one line without the marks before it. A
-paragraph that has changed is found no more, so the English one is shown: `update` marks it as fuzzy, with the old
-English text beside it. Code, outputs and what else stands in a cell are never touched.
+paragraph that has changed is found no more, so the English one is shown: `update` marks the translation as fuzzy, with
+the older English text as a comment, until somebody mends it and takes the mark away. Code and outputs stay as they are.
 
 For translators:
 - Korean in 해요체, to the reader but without a pronoun; Spanish with tú. Plain sentences, as short as the English ones.
@@ -28,6 +28,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from babel.messages.catalog import Catalog, Message
@@ -43,6 +44,7 @@ msgstr ""
 "Content-Transfer-Encoding: 8bit\n"
 
 """
+WAS = "was: "  # the comment with the older English text of a fuzzy translation
 LINE = re.compile(r"(\s*(?:(?:[-*+]|\d+\.|>|#+)\s+|<\w+>|:caption: )*)(.*?)((?:</\w+>)*\s*)", re.S)
 SITE_WORDS = re.compile(r'^((?:project|nb_code_prompt_\w+) = ")(.+?)(?=")', re.M)  # in site/conf.py
 TARGET = re.compile(r"(?<=]\()[^)\s]+|https?://[^\s)]+")
@@ -154,7 +156,7 @@ def remember(catalog: Catalog, language: str):
     known = words(language, sources())
     for message in catalog:
         if message.id in known and (message.fuzzy or not message.string):
-            message.string, message.previous_id = known[message.id], []
+            message.string = known[message.id]
             message.flags.discard("fuzzy")
 
 
@@ -172,11 +174,15 @@ def write(catalog: Catalog, path: Path):
     """Write a catalogue; the same one gives the same bytes."""
     for message in catalog:
         message.flags -= {"python-format", "python-brace-format"}  # babel's guess at every % and {
-        message.previous_id = message.previous_id if message.fuzzy else []
+        comments = [*takewhile(lambda line: not line.startswith(WAS), message.user_comments)]
+        if message.fuzzy and message.previous_id:
+            message.user_comments = [*comments, WAS + message.previous_id[0]]  # babel breaks the lines of "#| msgid"
+        elif not message.fuzzy:
+            message.user_comments = comments
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(HEADER.format(catalog.locale).encode())
-        write_po(file, catalog, width=100, omit_header=True, ignore_obsolete=True, include_previous=True)
+        write_po(file, catalog, width=100, omit_header=True, ignore_obsolete=True)
 
 
 def faults(message: Message) -> list[str]:

@@ -124,8 +124,13 @@ def test_wrapped_anew_a_paragraph_is_the_same_and_changed_it_is_english_and_outd
         assert not ended.value.code
         assert re.search(rf"^ko/00_lesson +{before} +1 +0$", capsys.readouterr().out, re.M)
     po = translate.catalogue(path, "ko").read_text("utf-8")
-    assert "#, fuzzy" in po and "#| msgid" in po and "1,536" in po
+    assert po.count("#, fuzzy") == po.count("# was: A paragraph of `code`, 1,536 weights") == 1
+    translate.main(["update", "ko"])
+    assert translate.catalogue(path, "ko").read_text("utf-8") == po
     assert "A paragraph of `code`, 1,537" in "".join(built(course)[0]["source"])
+    translate.catalogue(path, "ko").write_text(po.replace("#, fuzzy\n", ""), encoding="utf-8")  # as a translator does
+    translate.main(["update", "ko"])
+    assert "was: " not in translate.catalogue(path, "ko").read_text("utf-8")
 
 
 def test_what_another_file_says_in_the_same_words_is_remembered(course):
