@@ -155,6 +155,14 @@ def test_the_students_edition_gives_nothing_away(written, name):
             assert target.startswith("http") or (written / folder / target).exists(), target
 
 
+@pytest.mark.parametrize("name", [path.name for path in mirror.notebooks()])
+def test_nbgraders_source_is_the_students_edition_with_the_answers(written, name):
+    source, student, key = (read(written / folder / name) for folder in (f"source/{Path(name).stem}", "student", "key"))
+    assert [course.starter(cell.source) for cell in source.cells] == [cell.source for cell in student.cells]
+    assert [cell.source for cell in source.cells if course.marks(cell)] == [
+        cell.source for cell in key.cells if course.marks(cell)]
+
+
 def test_what_is_wanted_is_said():
     head = 'def f():\n    """One\n    line."""\n'
     cell = f"{head}    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION\n\n\nf()"
@@ -180,16 +188,14 @@ def graded(out, *options):
     return tables
 
 
-MISTAKES = {  # what stands in the key, what a student wrote, and the check that must notice; the others must not
+# The whole way, through the grader: what stands in the key, what a student wrote, and the check that must notice; the
+# others must not.
+MISTAKES = {
     "03_rope.ipynb": [
         ("out[t, n], out[t, n + D // 2] = turn(torch.stack((x[t, n], x[t, n + D // 2]))",
          "out[t, n], out[t, n + D // 2] = turn(torch.stack((x[t, n + D // 2], x[t, n]))", "draft-rope-check"),
         ("((1 - s) / factor + s), \"blended\"", "(s / factor + 1 - s), \"blended\"", "scaled-by-cases-check"),
-        ("** (64 / 62)", "** (64 / 63)", "exercise-1-check")],
-    "04_attention.ipynb": [
-        ("y.repeat_interleave(self.heads // self.kv_heads, dim=2)",
-         "y.repeat(1, 1, self.heads // self.kv_heads, 1)", "draft-attention-check"),
-        ("kv_heads * head_dim + 2 * head_dim", "kv_heads * head_dim", "exercise-1-check")]}
+        ("** (64 / 62)", "** (64 / 63)", "exercise-1-check")]}
 
 
 def test_the_key_has_full_marks_the_empty_edition_none_and_mistakes_cost_where_they_are(written):
@@ -220,6 +226,10 @@ def test_the_key_has_full_marks_the_empty_edition_none_and_mistakes_cost_where_t
 
 
 PLANTED = {  # what stands in the key, what a student wrote, the check that must notice, and what it must say
+    "04_attention.ipynb": [
+        ("y.repeat_interleave(self.heads // self.kv_heads, dim=2)", "y.repeat(1, 1, self.heads // self.kv_heads, 1)",
+         "draft-attention-check", "repeat_interleave, not repeat"),
+        ("kv_heads * head_dim + 2 * head_dim", "kv_heads * head_dim", "exercise-1-check", "head_dim gains each")],
     "08_kv_cache.ipynb": [
         ("last - (last - torch.arange(size)) % size", "torch.arange(size) + last // size * size",
          "ring-positions-check", "a slot that is still empty must be negative"),
