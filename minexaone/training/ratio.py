@@ -9,18 +9,18 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from minexaone.files import write_json
+from minexaone.files import read_json, write_json
 from minexaone.scoring.evaluate import by_task
 from minexaone.training.data import RATIO, Steps, sft_documents
 from minexaone.training.loop import fit, workers_here
 from minexaone.training.packing import likelihood_loss
-from minexaone.training.run import PRESETS, Run, begun, prepare
+from minexaone.training.run import PRESETS, Run, begun, prepare, sources
 
 RATIOS = (0.67, 1.0, RATIO, 3.0)
 
 
 def main(argv=None):
-    """Train with each ratio and seed; write RUN/ratio.RATIO-SEED.json for each."""
+    """Train with each ratio and seed; write RUN/ratio.RATIO-SEED.json for each, and all in RUN/ratio.json."""
     parser = argparse.ArgumentParser(prog="python -m minexaone.training.ratio", description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
@@ -40,6 +40,8 @@ def main(argv=None):
                 if not (run.folder / f"{name}.json").is_file():
                     write_json(run.folder / f"{name}.json", tuned(run, name, ratio, seed, args.count))
                     (run.folder / f"{name}.state.safetensors").unlink(missing_ok=True)
+        rows = [read_json(file) for file in run.folder.glob("ratio.*-*.json")]
+        write_json(run.folder / "ratio.json", sorted(rows, key=lambda row: (row["ratio"], row["seed"])))
     except (ValueError, OSError) as error:
         parser.exit(1, f"minexaone.training.ratio: {error}\n")
 
@@ -61,7 +63,8 @@ def tuned(run: Run, name: str, ratio: float, seed: int, count: int) -> dict:
                        "mode_kept": round(sum(row["mode_kept"] for row in mine) / total, 4),
                        "tokens": round(sum(row["tokens"] for row in mine) / len(mine), 1)}
     print(f"{name}: {modes}", flush=True)
-    return {"ratio": ratio, "seed": seed, "count": count, **modes, "log": log}
+    return {"ratio": ratio, "seed": seed, "sources": sources(), "count": count, **modes, "tokens": log["tokens"],
+            "seconds": log["seconds"], "loss": log["steps"][-1]["loss"]}
 
 
 if __name__ == "__main__":
