@@ -6,6 +6,8 @@ came of a cell, hide-input code that only draws. In another language (notebooks/
 words, too) the command is the same: python -m sphinx -W --keep-going -c build/ko/site build/ko build/site/ko
 """
 
+import json
+
 project = "EXAONE 4.0, built piece by piece"
 author = "the authors of minexaone"
 html_title = project
@@ -23,7 +25,7 @@ myst_heading_anchors = 3
 nitpicky = True  # a reference that leads nowhere is a warning
 
 html_theme = "sphinx_book_theme"
-html_static_path = ["lessons.css"]
+html_static_path = ["lessons.css", "touch"]  # touch/: what draws the figures to touch, with its licenses
 html_css_files = ["lessons.css"]
 html_copy_source = True  # a button downloads the notebook
 html_show_copyright = False
@@ -36,3 +38,34 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+
+
+LIVE = "application/vnd.vegalite.v5+json"  # what `minexaone.touch` displays; JupyterLab draws it by itself
+RUNTIME = ["vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "touch.js"]
+
+
+def place_figures(app, docname, source):
+    """Give the site's pages their figures to touch, as data in a place where touch.js draws them."""
+    if LIVE not in source[0]:
+        return
+    notebook = json.loads(source[0])
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", ())):
+        if spec := output.get("data", {}).get(LIVE):
+            data = json.dumps(spec, ensure_ascii=False).replace("</", "<\\/")
+            words = spec["description"].replace("&", "&amp;").replace("<", "&lt;")
+            output["data"] = {"text/html": f'<div class="touch"><div></div><noscript>{words}</noscript>'
+                                           f'<script type="application/json">{data}</script></div>'}
+    source[0] = json.dumps(notebook)
+
+
+def load_runtime(app, pagename, templatename, context, doctree):
+    """Load what draws them on the pages that have some."""
+    if 'class="touch"' in context.get("body", ""):
+        for file in RUNTIME:
+            app.add_js_file(file, loading_method="defer")
+
+
+def setup(app):
+    """Sphinx calls this."""
+    app.connect("source-read", place_figures)
+    app.connect("html-page-context", load_runtime)
