@@ -1,11 +1,12 @@
 """Make the student's edition and the teacher's key of the lessons, with a grader that needs nothing but pytest.
 
-    python notebooks/course.py COURSE   # writes COURSE/student, COURSE/key and the grader
+    python notebooks/course.py COURSE   # writes COURSE/student, COURSE/key, COURSE/source and the grader
     pytest COURSE/submitted             # grades the students' notebooks that were put there
 
 The lessons and their solutions are the one source. In them nbgrader's marks say what is left to the student: the lines
 between `### BEGIN SOLUTION` and `### END SOLUTION`, and in the metadata of a cell whether it holds such lines
 ("solution"), whether it gives points ("grade"), and how many. Both together: the points are given by hand.
+COURSE/source is for nbgrader itself, if somebody wants it: an assignment for each lesson.
 """
 
 import argparse
@@ -59,8 +60,8 @@ def following(solutions: NotebookNode) -> list[NotebookNode]:
             for cell in solutions.cells[1:]]
 
 
-def student(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
-    """The lesson without solutions and outputs; at its end a starter for each exercise, and its check."""
+def source(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
+    """The lesson without outputs; at its end each exercise and its check, with the answers between their marks."""
     notebook = nbformat.from_dict(lesson)
     for cell in filter(marks, following(solutions)):
         if marks(cell)["solution"]:
@@ -70,6 +71,13 @@ def student(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def student(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
+    """The same with a starter in place of each answer."""
+    notebook = source(lesson, solutions)
+    for cell in notebook.cells:
         if marks(cell).get("solution"):
             cell.source = starter(cell.source)
         if marks(cell).get("locked"):
@@ -84,9 +92,11 @@ def key(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def copy_beside(notebook: NotebookNode, folder: Path):
-    """Copy what a notebook opens or shows to where it looks for it from a folder."""
+def copy_beside(notebook: NotebookNode, folder: Path, above: bool):
+    """Copy what a notebook opens or shows to where it looks for it from a folder: in it and, if so wanted, above it."""
     for name in {name for cell in notebook.cells for name in BESIDE.findall(cell.source)}:
+        if name.startswith("..") and not above:
+            continue
         source, target = HERE / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -96,17 +106,17 @@ def copy_beside(notebook: NotebookNode, folder: Path):
 
 
 def write(out: Path):
-    """Write every lesson's two editions, the files that they open, and the grader."""
+    """Write every lesson's editions, the files that they open, and the grader."""
     for path in sorted(HERE.glob("[0-9]*.ipynb")):
         lesson, solutions = (nbformat.read(folder / path.name, as_version=4) for folder in (HERE, HERE / "solutions"))
         for cell in lesson.cells:
             if cell.cell_type == "markdown":
                 cell.source = SOLUTIONS.sub("", cell.source)
-        for name, edition in ("student", student), ("key", key):
+        for edition, folder in (student, "student"), (key, "key"), (source, f"source/{path.stem}"):
             notebook = edition(lesson, solutions)
-            (out / name).mkdir(parents=True, exist_ok=True)
-            copy_beside(notebook, out / name)
-            nbformat.write(notebook, out / name / path.name)
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            copy_beside(notebook, out / folder, above=edition is not source)  # above are other assignments
+            nbformat.write(notebook, out / folder / path.name)
     (out / "submitted").mkdir(exist_ok=True)
     shutil.copy(HERE / "grader.py", out / "conftest.py")
     (out / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # this folder's own, whatever lies above it

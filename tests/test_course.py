@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 
 import course  # noqa: E402
 import mirror  # noqa: E402
+from test_notebooks import reads_and_sets  # noqa: E402
 
 
 def read(path):
@@ -154,6 +155,14 @@ def test_the_students_edition_gives_nothing_away(written, name):
             assert target.startswith("http") or (written / folder / target).exists(), target
 
 
+@pytest.mark.parametrize("name", [path.name for path in mirror.notebooks()])
+def test_nbgraders_source_is_the_students_edition_with_the_answers(written, name):
+    source, student, key = (read(written / folder / name) for folder in (f"source/{Path(name).stem}", "student", "key"))
+    assert [course.starter(cell.source) for cell in source.cells] == [cell.source for cell in student.cells]
+    assert [cell.source for cell in source.cells if course.marks(cell)] == [
+        cell.source for cell in key.cells if course.marks(cell)]
+
+
 def test_what_is_wanted_is_said():
     head = 'def f():\n    """One\n    line."""\n'
     cell = f"{head}    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION\n\n\nf()"
@@ -179,16 +188,14 @@ def graded(out, *options):
     return tables
 
 
-MISTAKES = {  # what stands in the key, what a student wrote, and the check that must notice; the others must not
+# The whole way, through the grader: what stands in the key, what a student wrote, and the check that must notice; the
+# others must not.
+MISTAKES = {
     "03_rope.ipynb": [
         ("out[t, n], out[t, n + D // 2] = turn(torch.stack((x[t, n], x[t, n + D // 2]))",
          "out[t, n], out[t, n + D // 2] = turn(torch.stack((x[t, n + D // 2], x[t, n]))", "draft-rope-check"),
         ("((1 - s) / factor + s), \"blended\"", "(s / factor + 1 - s), \"blended\"", "scaled-by-cases-check"),
-        ("** (64 / 62)", "** (64 / 63)", "exercise-1-check")],
-    "04_attention.ipynb": [
-        ("y.repeat_interleave(self.heads // self.kv_heads, dim=2)",
-         "y.repeat(1, 1, self.heads // self.kv_heads, 1)", "draft-attention-check"),
-        ("kv_heads * head_dim + 2 * head_dim", "kv_heads * head_dim", "exercise-1-check")]}
+        ("** (64 / 62)", "** (64 / 63)", "exercise-1-check")]}
 
 
 def test_the_key_has_full_marks_the_empty_edition_none_and_mistakes_cost_where_they_are(written):
@@ -216,6 +223,118 @@ def test_the_key_has_full_marks_the_empty_edition_none_and_mistakes_cost_where_t
         assert got["empty"] == dict.fromkeys(total, 0)
         lost = {check for check in full if got["wrong"][check] != full[check]}
         assert lost == {check for *_, check in mistakes}
+
+
+PLANTED = {  # what stands in the key, what a student wrote, the check that must notice, and what it must say
+    "04_attention.ipynb": [
+        ("y.repeat_interleave(self.heads // self.kv_heads, dim=2)", "y.repeat(1, 1, self.heads // self.kv_heads, 1)",
+         "draft-attention-check", "repeat_interleave, not repeat"),
+        ("kv_heads * head_dim + 2 * head_dim", "kv_heads * head_dim", "exercise-1-check", "head_dim gains each")],
+    "08_kv_cache.ipynb": [
+        ("last - (last - torch.arange(size)) % size", "torch.arange(size) + last // size * size",
+         "ring-positions-check", "a slot that is still empty must be negative"),
+        ("last - (last - torch.arange(size)) % size", "last - torch.arange(size)",
+         "ring-positions-check", "the newest token of which the remainder is s")],
+    "08b_second_turn.ipynb": [
+        ("if p < read - size]", "if p < read - window]", "missing-check", "the ring holds"),
+        ("zip(ids, prompt[:-1], strict=False)", "zip(ids, prompt, strict=False)",
+         "shared-check", "the last id of the prompt must be read")],
+    "09_weights_and_generation.ipynb": [
+        ("offset=start + begin", "offset=begin", "read-by-hand-check", "offsets count from `start`"),
+        ("top_p * probs[kept].sum()", "top_p", "shaped-check", "shares of what top_k has left"),
+        ("think_end_id in ids[:budget]", "think_end_id in ids", "draft-take-check", "close_ids follow the first")],
+    "10_chat_and_tools.ipynb": [
+        ("{text}[|endofturn|]", "{text}\\n[|endofturn|]", "turn-check", "stands right behind the text"),
+        ('"description": text', '"description": inspect.getdoc(function)', "draft-schema-check", "before Args"),
+        ('message["content"], parse_special=False', 'message["content"], parse_special=True',
+         "guarded-prompt-check", "encode a message's content with parse_special=False")],
+    "14_agapo.ipynb": [
+        ("(sum(rewards) - reward) / others", "sum(rewards) / len(rewards)",
+         "leave-one-out-check", "the other one's reward"),
+        ("agapo_advantages(rewards[stay])", "agapo_advantages(rewards)[stay]",
+         "round-scores-check", "normalise over the groups that stay")],
+    "15_simper.ipynb": [
+        ("((chosen - ref_chosen) - (rejected - ref_rejected))", "(chosen - rejected)",
+         "dpo-loss-check", "where the policy is the reference"),
+        ("((chosen - ref_chosen) - (rejected - ref_rejected))", "((rejected - ref_rejected) - (chosen - ref_chosen))",
+         "dpo-loss-check", "the loss falls as the chosen reply gets likelier")],
+    "16_evaluation.ipynb": [
+        ("math.sqrt(share * (1 - share) / total)", "share * (1 - share) / total",
+         "normal-check", "the root of its variance"),
+        ("min(1.0, 2 * sum(", "min(1.0, sum(", "sign-test-check", "two sides")],
+    "17_lab.ipynb": [
+        ("model(ids[:, :-1])[known], ids[:, 1:][known]", "model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()",
+         "known-loss-check", "only known ones count"),
+        ("distance < (window or T)", "distance <= (window or T)", "looked-at-check", "the position itself and the one"),
+        (".mT / q.shape[-1] ** 0.5", ".mT", "looked-at-check", "scores are divided by √D")],
+    "18_quantization.ipynb": [
+        ("low, high) * scale", "low, high)", "to-list-check", "weights come back"),
+        ("grid(groups, bits, symmetric)", "grid(groups, bits)", "rounded-check", "pass `symmetric` on"),
+        ("wanted[rest] - torch", "row[rest] - torch", "draft-gptq-module-check", "each move starts from `wanted`")],
+    "19_heads.ipynb": [
+        ("(torch.arange(ids.shape[1]) * (ids != pad)).amax(1)", "(ids != pad).sum(1) - 1",
+         "last-columns-check", "a column is wanted, not a number of tokens"),
+        ('f" {text.lower()} "', "text.lower()", "baseline-check", "a space on either side")],
+    "20_data.ipynb": [
+        ("rest ^ 0xFFFFFFFF", "~rest", "crc32-check", "the last step inverts them"),
+        ("len(ids) - LENGTH + 1)}", "len(ids) - LENGTH)}", "leak-tests-check", "the last one counts too"),
+        (" and in_language(reply, example.language)", "", "right-next-check", "a reply in another language is wrong")]}
+
+
+def steps(nodes):
+    """Statements in the order in which they set names: what a loop, `with` or `if` begins with, then what is in it."""
+    for node in nodes:
+        if isinstance(node, ast.For):
+            yield ast.Assign([node.target], node.iter)
+        elif isinstance(node, ast.With):
+            yield from (ast.Assign([item.optional_vars], item.context_expr) if item.optional_vars else
+                        ast.Expr(item.context_expr) for item in node.items)
+        elif isinstance(node, ast.If | ast.While):
+            yield ast.Expr(node.test)
+        else:
+            yield node
+            continue
+        yield from steps([*node.body, *getattr(node, "orelse", ())])
+
+
+def rests_on(cells, check):
+    """The cells that a check rests on, itself the last: each is the last to set a name that one behind it reads."""
+    wanted, found = set(), []
+    for cell in reversed(cells):
+        needs, done = set(), set()
+        for node in steps(ast.parse(cell.source).body):
+            read, sets = reads_and_sets(ast.unparse(ast.fix_missing_locations(node)))
+            needs |= (read | sets if isinstance(node, ast.AugAssign) else read) - done
+            done |= sets
+        if course.marks(cell).get("grade_id") == check or done & wanted:
+            wanted = wanted - done | needs
+            found.insert(0, cell)
+    return found
+
+
+@pytest.mark.parametrize("name, right, wrong, check, said", [
+    pytest.param(name, *planted, id=f"{name[:3]}{planted[2]}-{n}") for name in PLANTED
+    for n, planted in enumerate(PLANTED[name])])
+def test_a_check_names_the_mistake(written, monkeypatch, name, right, wrong, check, said):
+    """Runs, in this process, only what the check rests on: lessons take minutes."""
+    cells = rests_on([cell for cell in read(written / "key" / name).cells if cell.cell_type == "code"], check)
+    (at,) = [n for n, cell in enumerate(cells) if course.marks(cell).get("solution") and right in cell.source]
+    monkeypatch.chdir(written / "key")
+    names = {"__name__": "__main__"}
+
+    def run(part):
+        for cell in part:
+            exec(compile(cell.source, cell.id, "exec"), names)
+
+    run(cells)  # the key passes
+    cells[at].source = cells[at].source.replace(right, wrong)
+    run(cells[at:-1])
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        run(cells[-1:])
+
+
+def test_all_later_lessons_have_planted_mistakes():
+    assert {*NAMES} - {*PLANTED, *MISTAKES} <= {name for name in NAMES if name < "08" or name[:2] in ("11", "12", "13")}
 
 
 def cell_of(id, source, points=None):

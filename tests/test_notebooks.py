@@ -138,6 +138,15 @@ def test_a_folded_answer_is_markdown_and_ends(path):
         assert not any(re.search(r"^#+ |<details>|^\*\*Before", answer, re.M) for answer in folded), "too much in it"
 
 
+@pytest.mark.parametrize("path", [path for path in LESSONS if path.name[:2] not in ("12", "13")], ids=name)  # not yet
+def test_the_answer_to_a_prediction_is_folded_and_comes_first(path):
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    for text, following in zip(texts, [*texts[1:], ""], strict=True):
+        for question in re.findall(r"\*\*Before you .+?(?=\n\n|\Z)", text, re.S):
+            code = re.search(r"write the (line|loop)", question)  # the next cell of code is the answer
+            assert code or following.startswith(ANSWER), f"open below: {question}"
+
+
 def reads_and_sets(source):
     """The names of the notebook that a cell's code reads, in functions too, and those that it sets."""
     table = symtable.symtable(source, "cell", "exec")
@@ -175,6 +184,14 @@ def test_folded_code_only_draws(path):
             assert any(isinstance(node, ast.Name | ast.arg) and getattr(node, "id", getattr(node, "arg", "")) in
                        ("ax", "plt") for node in ast.walk(function)), f"{cell.id}: {function.name} draws nothing"
     assert not [*goes_on_with(cells)]
+
+
+@pytest.mark.parametrize("path", [path for path in SOLUTIONS if path.name[:2] not in ("11", "12", "13")],  # not yet
+                         ids=name)
+def test_solutions_fold_the_code_that_draws(path):
+    for cell in code_cells(path):
+        shows = any(ast.unparse(node) == "plt.show()" for node in ast.parse(cell.source).body)
+        assert not shows or "hide-input" in cell.metadata.get("tags", ()), f"{cell.id}: draw in a cell of its own"
 
 
 def test_what_is_computed_in_folded_code_and_used_in_view_is_found():

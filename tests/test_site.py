@@ -164,3 +164,21 @@ def test_the_site_has_its_own_mathjax(site):
     page = Page(site / "03_rope.html")
     assert any("mathjax/tex-chtml.js" in address for address in page.loads)
     assert list((site / "_static" / "mathjax").rglob("*.woff"))
+
+
+@pytest.mark.parametrize(("language", "title"), [("ko", "한 조각씩 만들기"), ("es", "construido pieza a pieza")])
+def test_the_site_is_built_in_other_languages(language, title, tmp_path):
+    if not all(find_spec(package) for package in NEEDED):
+        pytest.skip("needs pip install -e .[site]")
+    commands = [[NOTEBOOKS / "translate.py", "build", language, tmp_path / language],
+                ["-m", "sphinx", "-q", "-W", "--keep-going", "-c", tmp_path / language / "site",
+                 "-A", "languages=en,ko,es", tmp_path / language, tmp_path / "site" / language]]
+    for command in commands:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "site" / language
+    first = (folder / "index.html").read_text(encoding="utf-8")
+    assert f'<html lang="{language}"' in first and re.search(f"<title>.*{title}.*</title>", first)
+    for page in "02_rmsnorm_swiglu.html", "solutions/index.html":
+        leads = {((folder / page).parent / address).resolve() for address in Page(folder / page).links}
+        assert folder.parent.resolve() / page in leads, "no way to the English page"

@@ -2,7 +2,8 @@
 
 Pages show the stored outputs; nothing is executed, and no page loads anything from the network. What a figure shows
 is said in the metadata of the cell that draws it, {"mystnb": {"image": {"alt": "..."}}}; the tag hide-output folds what
-came of a cell, hide-input code that only draws.
+came of a cell, hide-input code that only draws. In another language (notebooks/translate.py writes this file with its
+words, too) the command is the same: python -m sphinx -W --keep-going -c build/ko/site build/ko build/site/ko
 """
 
 import json
@@ -13,7 +14,8 @@ html_title = project
 language = "en"
 
 extensions = ["myst_nb", "sphinx-mathjax-offline"]  # formulas with a MathJax of the site's own
-exclude_patterns = ["site", "**.ipynb_checkpoints"]
+exclude_patterns = ["site", "README.md", "**.ipynb_checkpoints"]  # README.md: in build/ko, to be read there
+templates_path = ["."]
 nb_execution_mode = "off"
 nb_code_prompt_show = "Show the {type}"  # of a cell with the tag hide-output or hide-input
 nb_code_prompt_hide = "Hide the {type}"
@@ -31,6 +33,7 @@ html_use_index = False
 html_theme_options = {
     "show_toc_level": 2,
     "use_fullscreen_button": False,
+    "article_header_start": ["toggle-primary-sidebar.html", "languages.html"],
     "navbar_persistent": [],  # the sidebar has the search; an empty bar above the page is not needed
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
