@@ -144,7 +144,7 @@ def test_the_answer_to_a_prediction_is_folded_and_comes_first(path):
              and not cell.id.endswith("-move")]  # what to do with a figure to touch
     for text, following in zip(texts, [*texts[1:], ""], strict=True):
         for question in re.finditer(r"\*\*Before you .+?(?=\n\n|\Z)", text, re.S):
-            elsewhere = re.search(r"write the (line|loop)|has the answer", question[0])  # the next code, a later section
+            elsewhere = re.search(r"write the (line|loop)|has the answer", question[0])  # the next code, or later
             here = text[question.end():].lstrip().startswith(ANSWER)
             assert elsewhere or here or following.startswith(ANSWER), f"open below: {question[0]}"
 
