@@ -140,7 +140,8 @@ def test_a_folded_answer_is_markdown_and_ends(path):
 
 @pytest.mark.parametrize("path", [path for path in LESSONS if path.name[:2] not in ("12", "13")], ids=name)  # not yet
 def test_the_answer_to_a_prediction_is_folded_and_comes_first(path):
-    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+             and not cell.id.endswith("-move")]  # what to do with a figure to touch
     for text, following in zip(texts, [*texts[1:], ""], strict=True):
         for question in re.findall(r"\*\*Before you .+?(?=\n\n|\Z)", text, re.S):
             code = re.search(r"write the (line|loop)", question)  # the next cell of code is the answer
