@@ -7,9 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+import matplotlib
 import nbformat
 import pytest
+
+from minexaone.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -17,6 +21,13 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 import course  # noqa: E402
 import mirror  # noqa: E402
 from test_notebooks import reads_and_sets  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def set_back():
+    """What a lesson run in this process changes, it adds tasks and sets a style, ends with the test."""
+    with mock.patch.dict(TASKS), matplotlib.rc_context():
+        yield
 
 
 def read(path):
