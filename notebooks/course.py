@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 HERE = Path(__file__).parent
+ANSWER = "Your answer to {}"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^( *){BEGIN}\n.*?^ *{END}$", re.M | re.S)
 SOLUTIONS = re.compile(r"(?:Solutions: )?\[[^]]*\]\(solutions/[^)]*\)\.?\s*(?:· )?")
@@ -65,8 +66,8 @@ def source(lesson: NotebookNode, solutions: NotebookNode) -> NotebookNode:
     notebook = nbformat.from_dict(lesson)
     for cell in filter(marks, following(solutions)):
         if marks(cell)["solution"]:
-            title = f"**Your answer to {marks(cell)['grade_id'].replace('-', ' ')}**"
-            notebook.cells.append(new_markdown_cell(title, id=f"{cell.id}-title"))
+            title = ANSWER.format(marks(cell)["grade_id"].replace("-", " "))
+            notebook.cells.append(new_markdown_cell(f"**{title}**", id=f"{cell.id}-title"))
         notebook.cells.append(cell)
     for cell in notebook.cells:
         if cell.cell_type == "code":

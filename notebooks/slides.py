@@ -29,10 +29,9 @@ style: |
   p:has(+ pre) img { height: 370px }
 ---
 """
-QUESTION = re.compile(r"\*\*Before you [^*]*:\*\*|\*\*Predict\.\*\*")
+QUESTION = re.compile(r"\*\*[^*]*:\*\*|1\. \*\*")  # "**Before you run the cell:** ...", and how a lesson is used
 PICTURE = re.compile(r"!\[([^]]*)\]\(([^)]*)\)")
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\([^)]*\)")
-OPENING = ("**You build", "**You learn")
 MIRRORED = "# from minexaone/"  # notebooks/mirror.py
 LINES, WIDTH = 20, 120  # of code or of what was printed, on one slide
 TEXT = 700  # characters of a paragraph that is read aloud from a slide
@@ -120,10 +119,13 @@ def fenced(text: str, language: str = "text") -> str:
 
 
 class Deck:
-    """The slides of one lesson: `found` in order, and `pictures` by file name."""
+    """The slides of one lesson, in any language: `found` in order, and `pictures` by file name."""
 
     def __init__(self, lesson: NotebookNode):
         self.found, self.pictures, self.title = [], {}, ""
+        titles = [block for cell in lesson.cells if cell.cell_type == "markdown" for block in blocks(cell.source)
+                  if block.startswith("## ")]
+        self.remember, self.exercises = titles[-2:]  # how every lesson ends
         for n, cell in enumerate(lesson.cells):
             if cell.cell_type == "code":
                 self.read_code(cell, note(next((c for c in lesson.cells[n:] if c.cell_type == "markdown"), None)))
@@ -136,9 +138,9 @@ class Deck:
 
     def read_text(self, source: str) -> bool:
         """Questions, each with the paragraph above it, drawings, and what opens and ends a lesson. False: exercises."""
-        last, shown = "", True
+        last, shown, opening = "", True, True
         for block in blocks(source):
-            if block.startswith("## Exercises"):
+            if block == self.exercises:
                 return False
             if block.startswith("#"):
                 self.title, last, shown = block, "", block.startswith("###")
@@ -149,8 +151,12 @@ class Deck:
             elif QUESTION.search(block):
                 self.add(last, unlinked(block))
                 last, shown = "", True
-            elif block.startswith(OPENING) or self.title.startswith("## What to remember") and block.startswith("- "):
+            elif self.title == self.remember and block.startswith("- "):
                 self.add(unlinked(block))
+            elif self.title.startswith("# ") and block.startswith("**"):
+                opening &= block.count("**") == 2  # what one builds and learns; then time, hardware and more in one
+                if opening:
+                    self.add(unlinked(block))
             elif plain(block):
                 last = unlinked(block)
             elif last.endswith(":") and len(last) + len(block) <= TEXT:  # the list or the formula that it speaks of

@@ -8,7 +8,8 @@
 The English files are the one source. A catalogue (locale/ko/02_rmsnorm_swiglu.po, for any editor of PO files) has each
 paragraph, heading, list item and row of a table, and what a figure shows, as one line without the marks before it. A
 paragraph that has changed is found no more, so the English one is shown: `update` marks the translation as fuzzy, with
-the older English text as a comment, until somebody mends it and takes the mark away. Code and outputs stay as they are.
+the older English text as a comment, until somebody mends it and takes the mark away. Code and outputs stay as they are;
+only where a cell sets LANGUAGE, it is set to the reader's, and the notebook is run.
 
 For translators:
 - Korean in 해요체, to the reader but without a pronoun; Spanish with tú. Plain sentences, as short as the English ones.
@@ -31,8 +32,10 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
+import nbformat
 from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po, write_po
+from nbclient import NotebookClient
 
 HERE = Path(__file__).parent.resolve()
 LOCALE = HERE / "locale"
@@ -46,16 +49,17 @@ msgstr ""
 """
 WAS = "was: "  # the comment with the older English text of a fuzzy translation
 LINE = re.compile(r"(\s*(?:(?:[-*+]|\d+\.|>|#+)\s+|<\w+>|:caption: )*)(.*?)((?:</\w+>)*\s*)", re.S)
-SITE_WORDS = re.compile(r'^((?:project|nb_code_prompt_\w+) = ")(.+?)(?=")', re.M)  # in site/conf.py
+PROGRAM_WORDS = re.compile(r'^((?:project|nb_code_prompt_\w+|ANSWER) = ")(.+?)(?=")', re.M)  # those that readers see
+SPOKEN = r'"LANGUAGE = \"{}\"'  # how a lesson is told in which language its reader speaks with the model, in its JSON
 TARGET = re.compile(r"(?<=]\()[^)\s]+|https?://[^\s)]+")
 SHARED = re.compile(rf"(`+).+?\1|\$\$.+?\$\$|\$[^$]+\$|{TARGET.pattern}|</?\w[^>]*>")  # code, formulas, links, tags
-COUNTED = re.compile(r"\d+(?:[.,]\d+)*|[⁰¹²³⁴-⁹⁺⁻₀-₉]+|\*+|\|")  # numbers, and marks
+COUNTED = re.compile(r"\d+(?:[.,]\d+)*|[⁰¹²³⁴-⁹⁺⁻₀-₉]+|:?\*+|\|")  # numbers, and marks; "**When:**" asks
 EMPHASIS = re.compile(r"(?<!\*)(\*+)(?!\*)(.+?)\1(?!\*)")
 
 
 def sources() -> list[Path]:
     """All files that are translated."""
-    return [HERE.parent / "README.md", HERE / "site" / "conf.py", *sorted(HERE.glob("*.md")),
+    return [HERE.parent / "README.md", HERE / "site" / "conf.py", HERE / "course.py", *sorted(HERE.glob("*.md")),
             *sorted(HERE.glob("[0-9]*.ipynb")), *sorted(HERE.glob("solutions/*.md")),
             *sorted(HERE.glob("solutions/*.ipynb"))]
 
@@ -99,7 +103,7 @@ def changed(source: Path, change: Callable[[str, str], str]) -> str:
 
     text = source.read_text(encoding="utf-8")
     if source.suffix == ".py":
-        return SITE_WORDS.sub(lambda match: match[1] + change(match[2], ""), text)
+        return PROGRAM_WORDS.sub(lambda match: match[1] + change(match[2], ""), text)
     if source.suffix == ".md":
         return markdown(text, "")
     notebook = json.loads(text)
@@ -212,8 +216,17 @@ def anchors(source: Path, words: dict[str, str]) -> dict[str, str]:
             if mark.endswith("# ")}
 
 
+def run(page: Path):
+    """Run a notebook and store what comes out: in another language the model gives other replies."""
+    print(f"running {page}")
+    notebook = nbformat.read(page, as_version=4)
+    NotebookClient(notebook, coalesce_streams=True, record_timing=False,
+                   resources={"metadata": {"path": page.parent}}).execute()
+    nbformat.write(notebook, page)
+
+
 def build(language: str, out: Path):
-    """Write the course in a language, with what lies beside it."""
+    """Write the course in a language, with what lies beside it; lessons that speak with the model speak it too."""
     out = out.resolve()
     shutil.copytree(HERE, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
         "locale", "mirror.py", "translate.py", ".ipynb_checkpoints", "__pycache__"))
@@ -233,8 +246,11 @@ def build(language: str, out: Path):
             return file + (anchor and "#" + anchors(path, words(language, [path])).get(anchor, anchor))
 
         text = changed(source, lambda text, _, known=known, led=led: TARGET.sub(led, known.get(unwrapped(text), text)))
-        page.write_text(text.replace('\nlanguage = "en"\n', f'\nlanguage = "{language}"\n')
-                        if source.suffix == ".py" else text, encoding="utf-8", newline="\n")
+        for line in '\nlanguage = "{}"\n', SPOKEN:
+            text = text.replace(line.format("en"), line.format(language))
+        page.write_text(text, encoding="utf-8", newline="\n")
+        if SPOKEN.format(language) in text:
+            run(page)
 
 
 def status(languages: list[str]) -> list[str]:

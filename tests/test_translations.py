@@ -5,13 +5,17 @@ import re
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 pytest.importorskip("babel")  # which JupyterLab brings
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 
+import slides  # noqa: E402
 import translate  # noqa: E402
+
+from minexaone.tasks import in_language  # noqa: E402
 
 LANGUAGES = translate.languages()
 CATALOGUES = sorted((language, source) for language in LANGUAGES for source in translate.sources()
@@ -66,6 +70,7 @@ def course(tmp_path, monkeypatch):
          "source": ["# A title\n", "print('A title')"]}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     (folder / "00_lesson.ipynb").write_text(json.dumps(lesson), encoding="utf-8")
     (folder / "page.md").write_text("# Page\n\n[there](#the-end), [lesson](00_lesson.ipynb)\n\n## The end\n", "utf-8")
+    (folder / "course.py").write_text('ANSWER = "Answer {}"\n', encoding="utf-8")
     (folder / "site" / "conf.py").write_text('project = "Title"\nlanguage = "en"\n', encoding="utf-8")
     (tmp_path / "README.md").write_text("[a page](notebooks/page.md#the-end) and [none](LICENSE)\n", encoding="utf-8")
     (tmp_path / "LICENSE").touch()
@@ -148,10 +153,12 @@ def test_links_lead_to_the_translated_headings_and_to_what_lies_elsewhere(course
     assert (out / "README.md").read_text("utf-8") == "[a page](page.md#끝-마침) and [none](../../LICENSE)\n"
 
 
-def test_the_site_gets_its_language_and_its_own_words(course):
-    translate.main(["update", "ko", "site/conf"])
+def test_the_site_gets_its_language_and_programs_their_words(course):
+    translate.main(["update", "ko", "site/conf", "course"])
     edit(course / "site" / "conf.py", lambda message: "제목")
+    edit(course / "course.py", lambda message: "답 {}")
     built(course)
+    assert (course.parent / "out/ko/course.py").read_text("utf-8") == 'ANSWER = "답 {}"\n'
     assert (course.parent / "out/ko/site/conf.py").read_text("utf-8") == 'project = "제목"\nlanguage = "ko"\n'
 
 
@@ -207,16 +214,49 @@ def test_no_character_is_lost_between_paragraphs(source):
         "not written as the others: json.dumps(notebook, indent=1, ensure_ascii=False)")
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_built_course_has_the_same_code_and_its_links_lead_somewhere(language, tmp_path):
-    translate.build(language, tmp_path)
+@pytest.fixture(scope="module", params=LANGUAGES)
+def edition(request, tmp_path_factory):
+    """(a language, the folder of the course in it)."""
+    out = tmp_path_factory.mktemp(request.param)
+    translate.build(request.param, out)
+    return request.param, out
+
+
+def test_an_edition_has_the_same_code_and_its_links_lead_somewhere(edition):
+    language, out = edition
+    spoken = [f'LANGUAGE = "{name}"' for name in ("en", language)]
     for source in NOTEBOOKS:
-        for mine, theirs in zip(cells(tmp_path / translate.place(source)), cells(source), strict=True):
+        theirs, run = cells(source), translate.SPOKEN.format("en") in source.read_text("utf-8")
+        for mine, cell in zip(cells(out / translate.place(source)), theirs, strict=True):
             image = mine["metadata"].get("mystnb", {}).get("image", {})
-            image |= {"alt": theirs["metadata"]["mystnb"]["image"]["alt"]} if image else {}
-            assert mine == theirs | ({"source": mine["source"]} if mine["cell_type"] == "markdown" else {}), mine["id"]
+            image |= {"alt": cell["metadata"]["mystnb"]["image"]["alt"]} if image else {}
+            if cell["cell_type"] == "markdown":
+                cell["source"] = mine["source"]
+            elif run:
+                cell["source"] = "".join(cell["source"]).replace(*spoken).splitlines(keepends=True)
+                cell["outputs"] = mine["outputs"]
+            assert mine == cell, mine["id"]
     for source in translate.sources():
-        page, texts = tmp_path / translate.place(source), []
+        page, texts = out / translate.place(source), []
         translate.changed(page, lambda text, cell, texts=texts: texts.append(text) or text)
         for target in re.findall(r"]\((?!\w+:|#)([^)#\s]+)", "\n".join(texts)):
             assert (page.parent / target).exists() or "`" in target, f"{source.name}: {target}"
+
+
+def test_the_model_speaks_the_language_of_an_edition(edition):
+    language, out = edition
+    said = {cell["id"]: "".join(text for output in cell["outputs"] for text in output.get("text", ()))
+            for cell in cells(out / "00_quick_start.ipynb") if cell["cell_type"] == "code"}
+    for id in "00-006", "00-008":
+        question, *_, reply = filter(None, said[id].splitlines())
+        assert in_language(question, language) and in_language(reply, language), said[id]
+
+
+@pytest.mark.parametrize("name", ["03_rope", "10_chat_and_tools", "19_heads"])
+def test_slides_ask_what_the_english_ones_ask(edition, name):
+    english, mine = (slides.Deck(nbformat.read(folder / f"{name}.ipynb", as_version=4))
+                     for folder in (translate.HERE, edition[1]))
+    asked = [[bool(slides.QUESTION.search(block)) for page in deck.found for block in slides.blocks(page)].count(True)
+             for deck in (english, mine)]
+    assert asked[0] == asked[1] > 5 and english.pictures == mine.pictures
+    assert mine.title == mine.remember
