@@ -1,4 +1,4 @@
-"""Pre-training at a short context, then two extensions, each repeated until needles are found everywhere."""
+"""Pre-training at a short context, then two extensions, each done again, as often as allowed, if it misses needles."""
 
 from functools import partial
 
