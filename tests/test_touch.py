@@ -17,13 +17,13 @@ from minexaone.generation import sample
 from minexaone.model import Config, Exaone4, KVCache, apply_rope, cache_bytes, rope_frequencies
 from minexaone.scoring.evaluate import wilson
 from minexaone.tokenizer import Tokenizer
-from minexaone.touch import MIME, NAMES, touch
+from minexaone.touch import MIME, NAMES, for_site, touch
 from minexaone.touch.__main__ import TEXTS, next_logits, token_rows
 from minexaone.training.agapo import grpo_advantages, leave_one_out, normalise
 
 ROOT = Path(__file__).parent.parent
 RUNTIME = ROOT / "notebooks" / "site" / "touch"
-SCRIPTS = ["vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "touch.js"]
+SCRIPTS = ["vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "typing.js", "touch.js"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 # Moves controls as a reader does, by their inputs, and writes down what the figure has then.
@@ -55,11 +55,11 @@ place.drawn.then(async ({view, vgSpec}) => {
 """
 
 
-def moved(tmp_path, name, steps):
+def moved(tmp_path, name, steps, all_change=True):
     """What a figure has after each step {control: value}, with its controls, in a real browser at a phone's width."""
     if BROWSER is None:
         pytest.skip("needs a browser: chromium or chrome")
-    spec = touch(name).spec
+    spec = for_site(touch(name).spec)
     scripts = "".join(f'<script src="{(RUNTIME / file).as_uri()}"></script>' for file in SCRIPTS)
     names = [param["name"] for param in spec["params"]]
     move = MOVE.replace("STEPS", json.dumps(steps)).replace("NAMES", json.dumps(names))
@@ -77,7 +77,8 @@ def moved(tmp_path, name, steps):
     assert result["width"] <= 327, "wider than a phone"
     found = [json.loads(step) for step in result["found"]]
     pictures = [step["picture"] for step in found]
-    assert all(a != b for a, b in zip(pictures, pictures[1:], strict=False)), "a control that changes nothing"
+    same = [n for n, (a, b) in enumerate(zip(pictures, pictures[1:], strict=False), 1) if a == b]
+    assert not all_change or not same, f"steps that change nothing: {[steps[n] for n in same]}"
     return [(step["signals"], step["data"]) for step in found]
 
 
@@ -246,6 +247,34 @@ def test_tokens(tmp_path):
         assert all(0 < left < right < 40 and line < 5 for *_, left, right, line in shown)
         size = f"{len(expected)} tokens: {len(written)} characters, {len(written.encode())} bytes"
         assert [words for words, _ in table(data, "words", "characters")] == [size]
+
+
+TYPED = ["Hola, ¿qué tal? Mañana 12 + 34 = 46.", "너가 얼마나   대단한지\u3000설명해 봐! 각나",
+         "ñandú café 日本語 ½ x² a_b --- ' ' '",
+         "don't  <think>12</think> I'll🙂 go\t3.9 ", "[|user|][|endofturn|] [|assistant|", "\u00ad\u00a0ÿ\u0100 "]
+
+
+def test_tokens_of_what_is_typed(tmp_path):
+    tokenizer = Tokenizer.from_pretrained()
+    rows, _ = token_rows(tokenizer)
+    settings = [(text, form, parse) for text in TYPED for form in ("NFC", "NFD") for parse in (False, True)]
+    steps = [{"typed": text, "form": form, "read": f"as {'tokens' if parse else 'text'}"}
+             for text, form, parse in settings]
+    found = moved(tmp_path, "tokens", [*steps, {"typed": TEXTS["Spanish"], "form": "NFD", "read": "as text"},
+                                       {"chosen": "English"}, {"typed": "x"}, {"typed": ""}], all_change=False)
+    for (text, form, parse), (_, data) in zip(settings, found, strict=False):
+        written = unicodedata.normalize(form, text)
+        expected = tokenizer.encode(written, parse_special=parse)
+        size = f"{len(expected)} tokens: {len(written)} characters, {len(written.encode())} bytes"
+        assert [words for words, _ in table(data, "words", "characters")] == [size], (text, form, parse)
+        shown = [row[0] for row in table(data, "id", "kind", "left")]
+        assert shown == expected[:len(shown)] and len(shown) >= min(len(expected), 20)
+    boxes = [[row[key] for key in ("id", "words", "kind", "x", "end", "line")] for row in rows
+             if (row["text"], row["form"]) == ("Spanish", "NFD")]
+    assert table(found[-4][1], "id", "words", "kind", "x", "end", "line") == boxes
+    english = tokenizer.encode(TEXTS["English"])
+    assert [[row[0] for row in table(data, "id", "left")] for _, data in found[-3:]] == [
+        english, tokenizer.encode("x"), english]
 
 
 def test_roofline(tmp_path):

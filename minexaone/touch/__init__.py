@@ -7,7 +7,7 @@ the course's own: tests/test_touch.py moves the controls in a browser, and compa
 
 from pathlib import Path
 
-from minexaone.files import read_json
+from minexaone.files import SHIPPED, read_json
 
 HERE = Path(__file__).parent
 NAMES = sorted(path.name.split(".")[0] for path in HERE.glob("*.vl.json"))
@@ -31,3 +31,12 @@ def touch(name: str) -> Figure:
         raise ValueError(f"there is no figure {name!r}: expected {', '.join(NAMES)}")
     spec, data = read_json(HERE / f"{name}.vl.json"), HERE / f"{name}.data.json"
     return Figure(read_json(HERE / "style.json") | spec | ({"datasets": read_json(data)} if data.exists() else {}))
+
+
+def for_site(spec: dict) -> dict:
+    """A specification with what the site's scripts need besides: `tokens` has the merges, so that readers can type."""
+    if "tokens" not in spec.get("datasets", {}):
+        return spec
+    model = read_json(SHIPPED / "tokenizer.json")
+    tokenizer = {"control": [token["content"] for token in model["added_tokens"]], "merges": model["model"]["merges"]}
+    return spec | {"usermeta": spec["usermeta"] | {"tokenizer": tokenizer}}

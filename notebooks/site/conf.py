@@ -8,6 +8,8 @@ words, too) the command is the same: python -m sphinx -W --keep-going -c build/k
 
 import json
 
+from minexaone.touch import MIME, for_site
+
 project = "EXAONE 4.0, built piece by piece"
 author = "the authors of minexaone"
 html_title = project
@@ -40,18 +42,17 @@ html_theme_options = {
 }
 
 
-LIVE = "application/vnd.vegalite.v5+json"  # what `minexaone.touch` displays; JupyterLab draws it by itself
-RUNTIME = ["vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "touch.js"]
+RUNTIME = ["vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "typing.js", "touch.js"]
 
 
 def place_figures(app, docname, source):
     """Give the site's pages their figures to touch, as data in a place where touch.js draws them."""
-    if LIVE not in source[0]:
+    if MIME not in source[0]:
         return
     notebook = json.loads(source[0])
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", ())):
-        if spec := output.get("data", {}).get(LIVE):
-            data = json.dumps(spec, ensure_ascii=False).replace("</", "<\\/")
+        if spec := output.get("data", {}).get(MIME):
+            data = json.dumps(for_site(spec), ensure_ascii=False).replace("</", "<\\/")
             words = spec["description"].replace("&", "&amp;").replace("<", "&lt;")
             output["data"] = {"text/html": f'<div class="touch"><div></div><noscript>{words}</noscript>'
                                            f'<script type="application/json">{data}</script></div>'}

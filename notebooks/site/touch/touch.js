@@ -2,4 +2,5 @@
 for (const place of document.querySelectorAll(".touch")) {
   const specification = JSON.parse(place.querySelector("script").textContent);
   place.drawn = vegaEmbed(place.querySelector("div"), specification);
+  if (specification.usermeta?.tokenizer) place.drawn.then((figure) => letType(place, figure));
 }
