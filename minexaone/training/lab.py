@@ -2,7 +2,7 @@
 
     python -m minexaone.training.lab --out runs/lab
 
-Small enough for a CPU, where all of it takes one and a half to two hours of one core:
+Small enough for a CPU, where all of it takes up to three hours of one core:
 layers, window: small models, from nothing, on strings that repeat: what came after this letter the last time?
 ratio: the shipped base model, fine-tuned on mixtures of both modes.
 languages: the same at 1.5, in three languages and with German as a fourth, which thinks or does not.
