@@ -23,6 +23,13 @@ def test_what_stands(entry, found, why):
     assert record.refused(ENTRY | entry, FOUND | found) == why
 
 
+@pytest.mark.parametrize("file", sorted((SHIPPED.parent / "records").glob("*.json")), ids=lambda file: file.name)
+def test_the_boards_entries_are_complete_and_stand(file):
+    entry = json.loads(file.read_text(encoding="utf-8"))
+    assert record.refused(entry, entry) == "" and len(entry["weights"]) == 64
+    assert entry["commit"] and entry["sources"] and entry["hardware"] and entry["command"].startswith("python -m ")
+
+
 def test_a_checkpoint_is_measured_and_its_entry_checked(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 2)  # what is measured is the way, not the model
     monkeypatch.setattr(record, "by_task", lambda *args, **options: evaluate.by_task(*args, ["chat", "compare"],
