@@ -127,6 +127,8 @@ class Deck:
                   if block.startswith("## ")]
         self.remember, self.exercises = titles[-2:]  # how every lesson ends
         for n, cell in enumerate(lesson.cells):
+            if cell.id.endswith("-move"):  # asks about a figure to touch
+                continue
             if cell.cell_type == "code":
                 self.read_code(cell, note(next((c for c in lesson.cells[n:] if c.cell_type == "markdown"), None)))
             elif not self.read_text(cell.source):

@@ -37,6 +37,8 @@ from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po, write_po
 from nbclient import NotebookClient
 
+from minexaone.tasks import LANGUAGES
+
 HERE = Path(__file__).parent.resolve()
 LOCALE = HERE / "locale"
 HEADER = r"""msgid ""
@@ -53,7 +55,7 @@ PROGRAM_WORDS = re.compile(r'^((?:project|nb_code_prompt_\w+|ANSWER) = ")(.+?)(?
 SPOKEN = r'"LANGUAGE = \"{}\"'  # how a lesson is told in which language its reader speaks with the model, in its JSON
 TARGET = re.compile(r"(?<=]\()[^)\s]+|https?://[^\s)]+")
 SHARED = re.compile(rf"(`+).+?\1|\$\$.+?\$\$|\$[^$]+\$|{TARGET.pattern}|</?\w[^>]*>")  # code, formulas, links, tags
-COUNTED = re.compile(r"\d+(?:[.,]\d+)*|[⁰¹²³⁴-⁹⁺⁻₀-₉]+|:?\*+|\|")  # numbers, and marks; "**When:**" asks
+COUNTED = re.compile(r"\d+(?:[.,]\d+)*|[⁰¹²³⁴-⁹⁺⁻₀-₉]+|:?\*+|\||\{\}")  # numbers, and marks; "**When:**" asks
 EMPHASIS = re.compile(r"(?<!\*)(\*+)(?!\*)(.+?)\1(?!\*)")
 
 
@@ -103,7 +105,8 @@ def changed(source: Path, change: Callable[[str, str], str]) -> str:
 
     text = source.read_text(encoding="utf-8")
     if source.suffix == ".py":
-        return PROGRAM_WORDS.sub(lambda match: match[1] + change(match[2], ""), text)
+        return PROGRAM_WORDS.sub(
+            lambda match: match[1] + json.dumps(change(match[2], ""), ensure_ascii=False)[1:-1], text)
     if source.suffix == ".md":
         return markdown(text, "")
     notebook = json.loads(text)
@@ -220,8 +223,9 @@ def run(page: Path):
     """Run a notebook and store what comes out: in another language the model gives other replies."""
     print(f"running {page}")
     notebook = nbformat.read(page, as_version=4)
+    own = {name: value for name, value in os.environ.items() if name not in ("MINEXAONE_MODEL", "MPLBACKEND")}
     NotebookClient(notebook, coalesce_streams=True, record_timing=False,
-                   resources={"metadata": {"path": page.parent}}).execute()
+                   resources={"metadata": {"path": page.parent}}).execute(env=own)  # the shipped model, and figures
     nbformat.write(notebook, page)
 
 
@@ -230,6 +234,7 @@ def build(language: str, out: Path):
     out = out.resolve()
     shutil.copytree(HERE, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
         "locale", "mirror.py", "translate.py", ".ipynb_checkpoints", "__pycache__"))
+    spoken = []
 
     for source in sources():
         page, known = out / place(source), words(language, [source])
@@ -246,11 +251,13 @@ def build(language: str, out: Path):
             return file + (anchor and "#" + anchors(path, words(language, [path])).get(anchor, anchor))
 
         text = changed(source, lambda text, _, known=known, led=led: TARGET.sub(led, known.get(unwrapped(text), text)))
-        for line in '\nlanguage = "{}"\n', SPOKEN:
-            text = text.replace(line.format("en"), line.format(language))
+        text = text.replace('\nlanguage = "en"\n', f'\nlanguage = "{language}"\n')
+        if language in LANGUAGES:  # the model's
+            spoken += [page] * (SPOKEN.format("en") in text)
+            text = text.replace(SPOKEN.format("en"), SPOKEN.format(language))
         page.write_text(text, encoding="utf-8", newline="\n")
-        if SPOKEN.format(language) in text:
-            run(page)
+    for page in spoken:
+        run(page)
 
 
 def status(languages: list[str]) -> list[str]:

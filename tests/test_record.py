@@ -8,7 +8,8 @@ from minexaone.files import SHIPPED
 from minexaone.scoring import evaluate, record
 
 FOUND = {"score": 0.5, "low": 0.48, "high": 0.52, "parameters": 250_000, "weights": "abc"}
-ENTRY = {"track": "cpu", "seconds": 299, "score": 0.51, "weights": "abc"}
+ENTRY = {"track": "cpu", "seconds": 299, "score": 0.51, "weights": "abc", "command": "python -m x", "commit": "1",
+         "sources": "2", "hardware": "a laptop"}
 
 
 @pytest.mark.parametrize("entry, found, why", [
@@ -16,6 +17,7 @@ ENTRY = {"track": "cpu", "seconds": 299, "score": 0.51, "weights": "abc"}
     ({"track": "tpu"}, {}, "track 'tpu', expected one of gpu, cpu"),
     ({}, {"parameters": 300_001}, "300,001 parameters, at most 300,000"),
     ({"seconds": 301}, {}, "301 seconds of two CPU cores, at most 300"),
+    ({"commit": "", "seconds": 0}, {}, "no commit, seconds: whoever hands it in must say"),
     ({"weights": "abd"}, {}, "the weights are not those of the entry"),
     ({"score": 0.53}, {}, "score 0.53, measured 0.5 (0.48 to 0.52)"),
     ({"track": "gpu", "seconds": 1200}, {"parameters": 5_900_000}, "")])
@@ -27,7 +29,6 @@ def test_what_stands(entry, found, why):
 def test_the_boards_entries_are_complete_and_stand(file):
     entry = json.loads(file.read_text(encoding="utf-8"))
     assert record.refused(entry, entry) == "" and len(entry["weights"]) == 64
-    assert entry["commit"] and entry["sources"] and entry["hardware"] and entry["command"].startswith("python -m ")
 
 
 def test_a_checkpoint_is_measured_and_its_entry_checked(tmp_path, capsys, monkeypatch):
@@ -37,7 +38,8 @@ def test_a_checkpoint_is_measured_and_its_entry_checked(tmp_path, capsys, monkey
     file = tmp_path / "entry.json"
     options = [str(SHIPPED), "--count", "1", "--device", "cpu"]
     record.main([*options, "--json", str(file)])
-    entry = json.loads(file.read_text())
+    entry = json.loads(file.read_text()) | {name: ENTRY[name] for name in record.TOLD}
+    file.write_text(json.dumps(entry))
     assert 5_800_000 < entry["parameters"] < 6_000_000 and len(entry["weights"]) == 64
     record.main([*options, "--check", str(file)])
     assert "as the entry says" in capsys.readouterr().out

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from minexaone.touch import MIME, for_site
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 LESSONS, SOLUTIONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), sorted(NOTEBOOKS.glob("solutions/[0-9]*.ipynb"))
-LIVE = "application/vnd.vegalite.v5+json"  # a figure to touch
 NEEDED = ["sphinx", "myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline"]
 
 
@@ -149,13 +150,14 @@ def test_the_tags_fold_a_cell_or_what_came_of_it(site):
 def test_figures_to_touch_are_where_the_lessons_have_them_and_what_draws_them_is_loaded_there_alone(site):
     placed = 0
     for path in LESSONS:
-        stored = [output["data"][LIVE] for cell in cells(path) for output in cell.get("outputs", ())
-                  if LIVE in output.get("data", {})]
+        stored = [for_site(output["data"][MIME]) for cell in cells(path) for output in cell.get("outputs", ())
+                  if MIME in output.get("data", {})]
         text = (site / f"{path.stem}.html").read_text(encoding="utf-8")
         places = re.findall(r'<div class="touch">.*?<script type="application/json">(.+?)</script></div>', text, re.S)
         assert [json.loads(place) for place in places] == stored
-        scripts = [address for address in Page(site / f"{path.stem}.html").loads if "vega" in address]
-        assert len(scripts) == (3 if stored else 0), path.name
+        scripts = [address for address in Page(site / f"{path.stem}.html").loads if "_static/" in address and
+                   re.search(r"/(vega|typing|touch)", address)]
+        assert len(scripts) == (5 if stored else 0), path.name
         placed += len(stored)
     assert placed >= 7
 

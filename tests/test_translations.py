@@ -156,9 +156,10 @@ def test_links_lead_to_the_translated_headings_and_to_what_lies_elsewhere(course
 def test_the_site_gets_its_language_and_programs_their_words(course):
     translate.main(["update", "ko", "site/conf", "course"])
     edit(course / "site" / "conf.py", lambda message: "제목")
-    edit(course / "course.py", lambda message: "답 {}")
+    edit(course / "course.py", lambda message: '"답" {}')
     built(course)
-    assert (course.parent / "out/ko/course.py").read_text("utf-8") == 'ANSWER = "답 {}"\n'
+    assert (course.parent / "out/ko/course.py").read_text("utf-8") == 'ANSWER = "\\"답\\" {}"\n'
+    assert translate.faults(translate.Message("Answer {}", "답"))
     assert (course.parent / "out/ko/site/conf.py").read_text("utf-8") == 'project = "제목"\nlanguage = "ko"\n'
 
 

@@ -30,6 +30,7 @@ class Track:
     parameters: int
 
 
+TOLD = ("command", "commit", "sources", "hardware", "seconds")  # by the entrant: nobody else can know
 TRACKS = {"gpu": Track("one H100", 20, 6_000_000), "cpu": Track("two CPU cores", 5, 300_000)}
 
 
@@ -55,6 +56,8 @@ def refused(entry: dict, found: dict) -> str:
         return f"{found['parameters']:,} parameters, at most {track.parameters:,}"
     if entry["seconds"] > 60 * track.minutes:
         return f"{entry['seconds']:,} seconds of {track.hardware}, at most {60 * track.minutes:,}"
+    if empty := [name for name in TOLD if not entry.get(name)]:
+        return f"no {', '.join(empty)}: whoever hands it in must say"
     if found["weights"] != entry["weights"]:
         return "the weights are not those of the entry"
     if not found["low"] <= entry["score"] <= found["high"]:
@@ -77,8 +80,11 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the entry, to be completed, there")
     args = parser.parse_args(argv)
     try:
-        entry = read_json(args.check) if args.check else {"track": args.track, "command": "", "sources": "",
-                                                          "hardware": "", "seconds": 0, "training_seed": 0}
+        report = args.model / "report.json"  # which `minexaone.training` writes
+        known = read_json(report) if report.is_file() else {}
+        entry = read_json(args.check) if args.check else {
+            "track": args.track, "command": "", "commit": "", "sources": known.get("sources", ""),
+            "hardware": known.get("hardware", ""), "seconds": 0, "training_seed": known.get("seed", 0)}
         found = measure(args.model, args.count, args.seed, args.device)
         if args.check and (reason := refused(entry, found)):
             raise ValueError(f"{args.check} does not stand: {reason}")

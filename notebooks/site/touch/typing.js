@@ -68,7 +68,11 @@ function typed({encode, box}, content, text) {
         const {kind, words} = box(id);
         const width = [...words].reduce((sum, letter) => sum + (WIDE.test(letter) ? 2 : 1), 1);
         if (x + width > COLUMNS) [x, line] = [0, line + 1];
-        if (line < LINES) tokens.push({text, form, read, id, words, kind, x, end: x + width, line});
+        tokens.push({text, form, read, id, words, kind, x, end: x + width, line});
+        if (line === LINES) { // no room: a sign instead of the last box that had some
+          tokens.splice(-2, 2, {...tokens.at(-2), words: "…", kind: "text"});
+          break;
+        }
         x += width;
       }
       sizes.push({text, form, read, tokens: found.length, characters: [...written].length,
@@ -90,6 +94,7 @@ function letType(place, {view, spec}) {
     view.data("tokens", tokens).data("sizes", sizes).run();
   };
   field.addEventListener("input", show);
+  field.form.addEventListener("submit", (event) => event.preventDefault()); // the Enter key
   view.addSignalListener("chosen", () => {
     if (field.value) view.runAfter(show);
     field.value = "";
