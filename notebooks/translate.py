@@ -261,20 +261,22 @@ def build(language: str, out: Path):
 
 
 def status(languages: list[str]) -> list[str]:
-    """Print counts for every file and language; what is wrong, a line each."""
-    wrong = []
+    """Print counts for every file and language, and what is outdated; what is wrong, a line each."""
+    wrong, outdated = [], []
     print(f"{'':36} translated  outdated  missing")
     for language in languages:
         total = Counter()
         for source in sources():
             catalog, name = current(source, language), f"{language}/{place(source).with_suffix('').as_posix()}"
             good = list(translated(catalog))
-            count = Counter(done=len(good), outdated=sum(message.fuzzy for message in catalog if message.id))
+            old = [f"outdated: {name}: {message.id[:60]!r}" for message in catalog if message.id and message.fuzzy]
+            count, outdated = Counter(done=len(good), outdated=len(old)), outdated + old
             count["missing"] = len(catalog) - count.total()
             total += count
             print(f"{name:36} {count['done']:10} {count['outdated']:9} {count['missing']:8}")
             wrong += [f"{name}: {message.id[:60]!r}: {fault}" for message in good for fault in faults(message)]
         print(f"{language:36} {total['done']:10} {total['outdated']:9} {total['missing']:8}")
+    print(*outdated, sep="\n", end="\n" * bool(outdated))
     return wrong
 
 

@@ -127,7 +127,9 @@ def test_wrapped_anew_a_paragraph_is_the_same_and_changed_it_is_english_and_outd
         with pytest.raises(SystemExit) as ended:
             translate.main(command)
         assert not ended.value.code
-        assert re.search(rf"^ko/00_lesson +{before} +1 +0$", capsys.readouterr().out, re.M)
+        out = capsys.readouterr().out
+        assert re.search(rf"^ko/00_lesson +{before} +1 +0$", out, re.M)
+        assert "outdated: ko/00_lesson: 'A paragraph of `code`, 1,537 weights" in out
     po = translate.catalogue(path, "ko").read_text("utf-8")
     assert po.count("#, fuzzy") == po.count("# was: A paragraph of `code`, 1,536 weights") == 1
     translate.main(["update", "ko"])
