@@ -11,7 +11,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q nbconvert==7.17.2 nbclient==0.11.0 ipykernel nbformat
+"$folder/venv/bin/pip" install -q nbconvert==7.17.2 nbclient==0.11.0 ipykernel==7.4.0 nbformat==5.11.1
 cat > "$folder/check.py" <<'PYTHON'
 import subprocess
 import sys
@@ -20,8 +20,11 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbconvert.preprocessors import ExecutePreprocessor
 
 assert (version("nbconvert"), version("nbclient")) == ("7.17.2", "0.11.0")
+assert "record_timing" in ExecutePreprocessor.class_traits(config=True)
+assert "coalesce_streams" not in ExecutePreprocessor.class_traits(config=True), "it can be configured now"
 SOURCE = "import time\nfor n in range(3):\n    print(n, flush=True)\n    time.sleep(0.6)"
 file = Path(sys.argv[1]) / "three.ipynb"
 FLAG, OPTION = "--coalesce-streams", "--ExecutePreprocessor.coalesce_streams=True"

@@ -221,10 +221,10 @@ def anchors(source: Path, words: dict[str, str]) -> dict[str, str]:
 
 def run(page: Path):
     """Run a notebook and store what comes out: in another language the model gives other replies."""
-    print(f"running {page}")
+    print(f"running {page}", flush=True)
     notebook = nbformat.read(page, as_version=4)
     own = {name: value for name, value in os.environ.items() if name not in ("MINEXAONE_MODEL", "MPLBACKEND")}
-    NotebookClient(notebook, coalesce_streams=True, record_timing=False,
+    NotebookClient(notebook, coalesce_streams=True, record_timing=False, startup_timeout=300,  # busy machines too
                    resources={"metadata": {"path": page.parent}}).execute(env=own)  # the shipped model, and figures
     nbformat.write(notebook, page)
 
@@ -251,10 +251,11 @@ def build(language: str, out: Path):
             return file + (anchor and "#" + anchors(path, words(language, [path])).get(anchor, anchor))
 
         text = changed(source, lambda text, _, known=known, led=led: TARGET.sub(led, known.get(unwrapped(text), text)))
-        text = text.replace('\nlanguage = "en"\n', f'\nlanguage = "{language}"\n')
-        if language in LANGUAGES:  # the model's
-            spoken += [page] * (SPOKEN.format("en") in text)
+        if source.suffix == ".py":
+            text = text.replace('\nlanguage = "en"\n', f'\nlanguage = "{language}"\n')
+        elif SPOKEN.format("en") in text and language in LANGUAGES:  # the model's
             text = text.replace(SPOKEN.format("en"), SPOKEN.format(language))
+            spoken.append(page)
         page.write_text(text, encoding="utf-8", newline="\n")
     for page in spoken:
         run(page)

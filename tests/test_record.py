@@ -9,7 +9,7 @@ from minexaone.scoring import evaluate, record
 
 FOUND = {"score": 0.5, "low": 0.48, "high": 0.52, "parameters": 250_000, "weights": "abc"}
 ENTRY = {"track": "cpu", "seconds": 299, "score": 0.51, "weights": "abc", "command": "python -m x", "commit": "1",
-         "sources": "2", "hardware": "a laptop"}
+         "sources": "2", "hardware": "a laptop", "parameters": 250_000, "low": 0.48, "high": 0.54}
 
 
 @pytest.mark.parametrize("entry, found, why", [
@@ -17,8 +17,9 @@ ENTRY = {"track": "cpu", "seconds": 299, "score": 0.51, "weights": "abc", "comma
     ({"track": "tpu"}, {}, "track 'tpu', expected one of gpu, cpu"),
     ({}, {"parameters": 300_001}, "300,001 parameters, at most 300,000"),
     ({"seconds": 301}, {}, "301 seconds of two CPU cores, at most 300"),
-    ({"commit": "", "seconds": 0}, {}, "no commit, seconds: whoever hands it in must say"),
-    ({"weights": "abd"}, {}, "the weights are not those of the entry"),
+    ({"commit": "", "seconds": None}, {}, "it has no commit, seconds: write down what was used"),
+    ({"weights": "abd"}, {},
+     "these are other weights than the entry's: it is checked with the checkpoint that it was measured on"),
     ({"score": 0.53}, {}, "score 0.53, measured 0.5 (0.48 to 0.52)"),
     ({"track": "gpu", "seconds": 1200}, {"parameters": 5_900_000}, "")])
 def test_what_stands(entry, found, why):
@@ -39,6 +40,9 @@ def test_a_checkpoint_is_measured_and_its_entry_checked(tmp_path, capsys, monkey
     options = [str(SHIPPED), "--count", "1", "--device", "cpu"]
     record.main([*options, "--json", str(file)])
     entry = json.loads(file.read_text()) | {name: ENTRY[name] for name in record.TOLD}
+    with pytest.raises(SystemExit):
+        record.main([*options, "--check", str(file)])
+    assert "it has no command, commit, sources, hardware, seconds: " in capsys.readouterr().err
     file.write_text(json.dumps(entry))
     assert 5_800_000 < entry["parameters"] < 6_000_000 and len(entry["weights"]) == 64
     record.main([*options, "--check", str(file)])

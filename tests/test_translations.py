@@ -221,7 +221,10 @@ def test_no_character_is_lost_between_paragraphs(source):
 def edition(request, tmp_path_factory):
     """(a language, the folder of the course in it)."""
     out = tmp_path_factory.mktemp(request.param)
-    translate.build(request.param, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINEXAONE_MODEL", "no such model")  # neither another model nor figures that are not stored
+        patch.setenv("MPLBACKEND", "agg")
+        translate.build(request.param, out)
     return request.param, out
 
 
@@ -253,6 +256,16 @@ def test_the_model_speaks_the_language_of_an_edition(edition):
     for id in "00-006", "00-008":
         question, *_, reply = filter(None, said[id].splitlines())
         assert in_language(question, language) and in_language(reply, language), said[id]
+    figures = [output for cell in cells(out / "00_quick_start.ipynb") for output in cell.get("outputs", ())
+               if "image/png" in output.get("data", {})]
+    assert figures
+
+
+def test_a_language_that_the_model_does_not_speak_gets_the_english_replies(tmp_path):
+    translate.build("de", tmp_path)
+    for folder in "", "solutions":
+        page = Path(folder, "00_quick_start.ipynb")
+        assert cells(tmp_path / page) == cells(translate.HERE / page)
 
 
 @pytest.mark.parametrize("name", ["03_rope", "10_chat_and_tools", "19_heads"])

@@ -30,8 +30,14 @@ class Track:
     parameters: int
 
 
-TOLD = ("command", "commit", "sources", "hardware", "seconds")  # by the entrant: nobody else can know
+TOLD = ("command", "commit", "sources", "hardware", "seconds")
+WANTED = ("track", *TOLD, "parameters", "score", "low", "high", "weights")
 TRACKS = {"gpu": Track("one H100", 20, 6_000_000), "cpu": Track("two CPU cores", 5, 300_000)}
+
+
+def weights(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's tensors file."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def measure(folder: Path, count: int, seed: int, device="auto") -> dict:
@@ -44,11 +50,13 @@ def measure(folder: Path, count: int, seed: int, device="auto") -> dict:
     error = math.sqrt(sum(p * (1 - p) for p in shares) / count) / len(shares)  # every cell has its own variance
     return {"score": round(score, 4), "low": round(score - 1.96 * error, 4), "high": round(score + 1.96 * error, 4),
             "count": count, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()),
-            "weights": hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()}
+            "weights": weights(folder)}
 
 
 def refused(entry: dict, found: dict) -> str:
     """Why an entry does not stand, given what `measure` found of its model; "" if it does."""
+    if empty := [name for name in WANTED if entry.get(name) in (None, "")]:
+        return f"it has no {', '.join(empty)}: write down what was used"
     track = TRACKS.get(entry["track"])
     if track is None:
         return f"track {entry['track']!r}, expected one of {', '.join(TRACKS)}"
@@ -56,10 +64,8 @@ def refused(entry: dict, found: dict) -> str:
         return f"{found['parameters']:,} parameters, at most {track.parameters:,}"
     if entry["seconds"] > 60 * track.minutes:
         return f"{entry['seconds']:,} seconds of {track.hardware}, at most {60 * track.minutes:,}"
-    if empty := [name for name in TOLD if not entry.get(name)]:
-        return f"no {', '.join(empty)}: whoever hands it in must say"
     if found["weights"] != entry["weights"]:
-        return "the weights are not those of the entry"
+        return "these are other weights than the entry's: it is checked with the checkpoint that it was measured on"
     if not found["low"] <= entry["score"] <= found["high"]:
         return f"score {entry['score']}, measured {found['score']} ({found['low']} to {found['high']})"
     return ""
@@ -84,7 +90,9 @@ def main(argv=None):
         known = read_json(report) if report.is_file() else {}
         entry = read_json(args.check) if args.check else {
             "track": args.track, "command": "", "commit": "", "sources": known.get("sources", ""),
-            "hardware": known.get("hardware", ""), "seconds": 0, "training_seed": known.get("seed", 0)}
+            "hardware": known.get("hardware", ""), "seconds": None, "training_seed": known.get("seed", 0)}
+        if args.check and (reason := refused(entry, entry | {"weights": weights(args.model)})):  # before minutes go by
+            raise ValueError(f"{args.check} does not stand: {reason}")
         found = measure(args.model, args.count, args.seed, args.device)
         if args.check and (reason := refused(entry, found)):
             raise ValueError(f"{args.check} does not stand: {reason}")
