@@ -87,7 +87,7 @@ function letType(place, {view, spec}) {
   const read = reader(spec.usermeta.tokenizer), bind = document.createElement("div");
   bind.className = "vega-bind";
   bind.innerHTML = '<label><span class="vega-bind-name">or type one</span><input type="text" name="typed" maxlength="120"></label>';
-  place.querySelector(".vega-bindings").prepend(bind);
+  place.querySelector(".vega-bind").after(bind); // behind the choice of a text
   const field = bind.querySelector("input");
   const show = () => {
     const {tokens, sizes} = field.value ? typed(read, field.value, view.signal("chosen")) : spec.datasets;
