@@ -401,12 +401,12 @@ def test_presets_fit_together():
 # -------------------------------------------------------------------------------------------- rounds of SimPER
 
 
-def test_a_round_of_simper_that_costs_right_replies_is_taken_back_and_is_the_last(run, tmp_path, monkeypatch):
+def test_a_round_of_simper_that_costs_too_much_is_taken_back_and_the_next_is_half_as_bold(run, tmp_path, monkeypatch):
     for name in ("tokenizer", "agapo"):
         (tmp_path / name).symlink_to(run / name)
     monkeypatch.setattr(rollouts, "read_reply", as_finished)
     monkeypatch.setattr(rollouts, "verify", lambda example, reply: len(reply.content) % 2 == 0)
-    right = iter([0.9, 0.895, 0.88])  # before, and after each round: half a point is fine, two points are not
+    right = iter([0.9, 0.895, 0.88, 0.88, 0.9])  # before, and after each round: half a point is fine, two are not
     splits = []
 
     def summary(replies, tokenizer):
@@ -424,11 +424,14 @@ def test_a_round_of_simper_that_costs_right_replies_is_taken_back_and_is_the_las
     monkeypatch.setattr(simper, "summary", summary)
     monkeypatch.setattr(simper, "fit", recorded)
     preset = replace(PRESETS["smoke"], pairs=(4, 4, 4, 2), evaluated=20)
+    bold = preset.simper.learning_rate
     simper.simper(Run(tmp_path, preset, 0, torch.device("cpu")), 1)
-    assert [row["kept"] for row in read(tmp_path, "simper1")["rounds"]] == [True, False] and len(weights) == 2
-    assert not torch.equal(*weights)
-    assert torch.equal(Exaone4.from_pretrained(tmp_path / "simper1", device="cpu").embed_tokens.weight, weights[0])
-    assert splits == [{False}] * 3 + [{True}] * 2  # no problem that is reported on decides
+    rounds = read(tmp_path, "simper1")["rounds"]
+    assert [row["kept"] for row in rounds] == [True, False, False, True]
+    assert [row["learning_rate"] for row in rounds] == [bold, bold, bold / 2, bold / 4]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(Exaone4.from_pretrained(tmp_path / "simper1", device="cpu").embed_tokens.weight, weights[3])
+    assert splits == [{False}] * 5 + [{True}] * 2  # no problem that is reported on decides
 
 
 def test_a_quarter_of_stage_twos_queries_are_stage_ones():

@@ -280,19 +280,19 @@ def make_logic(rng, language, level, test):
         question = form(language, sides[side], "who")
         reply = last = form(language, sides[side], "most", a) + "."
         expected = {"answer": a, "names": names, "never": form(language, sides[1 - side], "signs").split("/")}
-    read = ", ".join(f"{x} > {y}" for x, y in facts) + ".\n"
-    before = {y: x for x, y in facts}
-    read += ", ".join(f"{x} < {before.get(x, '?')}" for x, _ in facts)  # who stands before each name on the left
-    goal, chain = say(rng, language, "programs.logic.goal", q=question), " > ".join(names) + "."
-    steps = "\n".join([goal, read + ".", say(rng, language, "programs.logic.first", x=names[0]), chain, last])
-    places = ", ".join(f"{name} {place}" for place, name in enumerate(names, 1))
+    # Both ways round, and a name before its place, since a model finds what follows a name more easily than what
+    # stands before it. (With "1 Ana, 2 Leo" the order was right and the place read from it wrong in 20 of 100 puzzles.)
+    read = ", ".join(f"{x} > {y}" for x, y in facts) + ".\n" + ", ".join(f"{y} < {x}" for x, y in facts) + "."
+    goal = say(rng, language, "programs.logic.goal", q=question)
+    chain = ", ".join(f"{name} {place}" for place, name in enumerate(names, 1)) + "."
+    steps = "\n".join([goal, read, say(rng, language, "programs.logic.first", x=names[0]), chain, last])
     checks = ", ".join(f"{x} > {y}: {relation(names.index(x) + 1, names.index(y) + 1)}" for x, y in facts)
     wrong = rng.randrange(1, len(names))
     thoughts = {
         "steps": steps,
         "brief": f"{goal} {last}",
-        "check": "\n".join([steps, f"{say(rng, language, 'programs.check')} {places}. {checks}.", last]),
-        "retry": "\n".join([goal, read + ".", say(rng, language, "programs.logic.first", x=names[wrong]),
+        "check": "\n".join([steps, f"{say(rng, language, 'programs.check')} {checks}.", last]),
+        "retry": "\n".join([goal, read, say(rng, language, "programs.logic.first", x=names[wrong]),
                             say(rng, language, "programs.logic.wait", a=names[wrong - 1], b=names[wrong]),
                             say(rng, language, "programs.logic.first", x=names[0]), chain, last]),
     }

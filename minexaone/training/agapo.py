@@ -24,6 +24,7 @@ from minexaone.training.packing import Packed, PackedModel, pack
 from minexaone.training.run import Run
 
 BETA = 0.005  # weight of the KL
+DOMAINS = (*RARER, "tool use", "conversation")  # of the queries: where an answer can be worked out
 
 # ------------------------------------------------------------------------------------------------- advantages
 
@@ -135,7 +136,7 @@ ALGORITHMS = {  # by the names that results are kept under
 
 def hard_tasks() -> list[str]:
     """The tasks with a difficulty dial whose answers reasoning can work out."""
-    return [name for name, task in TASKS.items() if task.levels > 1 and task.domain in RARER]
+    return [name for name, task in TASKS.items() if task.levels > 1 and task.domain in DOMAINS]
 
 
 def hard_example(rng: Random, split="train") -> Example:

@@ -15,6 +15,7 @@ from minexaone.training.packing import Document, Packed, pack
 
 CUT = 0.05  # share of reasoning examples whose thinking is closed too early, as by a reasoning budget
 RATIO = 1.5  # tokens of reasoning data for each token of non-reasoning data (EXAONE 4.0 report, SFT)
+NEEDLES = (0.055, 0.16)  # share of long texts among the documents of the two rounds of SFT
 SECOND_ROUND = ("code", "tool use")  # domains of the second round of SFT (report: code and tool-use reasoning)
 RARER = ("math", "code", "instruction following")  # domains whose harder levels SFT leaves to AGAPO in part
 
@@ -129,9 +130,10 @@ def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False,
     """
     tokens = {True: 0.0, False: 0.0}
     while True:
-        special = second and rng.random() < 0.6
+        long = rng.random() < NEEDLES[second]
+        special = second and not long and rng.random() < 0.7
         reasoning = special or tokens[True] < ratio * tokens[False]
-        if not special and rng.random() < 0.045:
+        if long:
             example = needle(rng, tokenizer, context, reasoning)
         else:
             task = draw_task(rng, SECOND_ROUND if special else ())

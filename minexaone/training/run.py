@@ -62,10 +62,10 @@ PRESETS = {
         vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, pattern="LLLG", heads=8,
         kv_heads=2, window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
         pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=2,
-        sft=Recipe(6000, 1.2e-3), sft_again=Recipe(400, 3e-4), ratio=Recipe(1000, 1.2e-3),
-        agapo=Recipe(120, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
+        sft=Recipe(7500, 1.2e-3), sft_again=Recipe(800, 3e-4), ratio=Recipe(1000, 1.2e-3),
+        agapo=Recipe(160, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
-        simper=Recipe(20, 5e-5), pairs=(6, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
+        simper=Recipe(20, 1e-4), pairs=(10, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
     "pocket": Preset(  # 0.3M parameters, for the cpu track of records, with --until sft in 5 minutes
         vocab_size=1024, corpus=2000, hidden_size=80, intermediate_size=144, layers=4, pattern="LLLG", heads=2,
         kv_heads=1, window=16, contexts=(512, 1024, 2048), tokens=2048, rows=1,

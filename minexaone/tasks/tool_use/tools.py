@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from minexaone.tasks.base import function_call, held_out, made_up, phrases, say
 
-FREE_NAMES = 0.15  # the share of tools and of parameters with a freely drawn name
+FREE_NAMES = (0.4, 0.15)  # the share of tools and of parameters with a freely drawn name, in training and in tests
 DICE_TOOLS = "roll_dice roll_die throw_dice roll dice_roll dice"
 TEST_DICE_TOOLS = "cast_dice random_dice roll_one_dice"
 DICE_PARAMETERS = "max_num sides n faces num_sides size maximum d upper limit"
@@ -139,7 +139,7 @@ def identifier(rng, test, sizes=(1, 1, 1, 2)):
 def tool_name(rng, kind, test):
     """A usual or a free name."""
     usual = TEST_DICE_TOOLS if test and kind == "dice" else KINDS[kind][1]
-    if usual and rng.random() > FREE_NAMES:
+    if usual and rng.random() > FREE_NAMES[test]:
         return rng.choice(usual.split())
     return identifier(rng, test, sizes=(1, 2, 2, 2, 3))
 
@@ -147,7 +147,7 @@ def tool_name(rng, kind, test):
 def parameter_name(rng, role, test):
     """A usual or a free name."""
     usual = TEST_DICE_PARAMETERS if test and role == "sides" else ROLES[role][1]
-    return identifier(rng, test) if rng.random() < FREE_NAMES else rng.choice(usual.split())
+    return identifier(rng, test) if rng.random() < FREE_NAMES[test] else rng.choice(usual.split())
 
 
 # -------------------------------------------------------------------------------------------------------------- schemas
