@@ -5,6 +5,7 @@
 
 import argparse
 import shutil
+import textwrap
 from pathlib import Path
 
 from minexaone.files import whole_folder
@@ -41,9 +42,10 @@ assistant generates (TRL: `assistant_only_loss=True`).
 
 ## Recipe
 
-`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {machines}, `python -m
-minexaone evaluate RUN/{final} --count {count} --json RUN/scores.{final}.json`, and `python -m minexaone.training.ship
-RUN`. All stages are of one package, whose `minexaone.training.run.sources()` is `{sources}`. AdamW (0.9, 0.95), weight
+`python -m minexaone.training --out RUN --preset {preset} --seed {seed}` on {machines},
+`python -m minexaone evaluate RUN/{final} --count {count} --needles {needles} --json RUN/scores.{final}.json`,
+and `python -m minexaone.training.ship RUN`. All stages are of one package, whose
+`minexaone.training.run.sources()` is `{sources}`. AdamW (0.9, 0.95), weight
 decay 0.1, clipping at 1; bfloat16 with masters in float32 on a GPU, float32 on a CPU.
 
 | stage | steps | peak learning rate | tokens, with padding | seconds | last loss |
@@ -59,6 +61,8 @@ took the share of right replies from {agapo[before][sampled]:.1%} to {agapo[afte
 {simper1[before][thinking_tokens]:.1f} to {simper1[after][thinking_tokens]:.1f} tokens with
 {simper1[before][right]:.1%} and {simper1[after][right]:.1%} right, and stage 2 won {simper2[win_rate]:.1%} of the
 judge's comparisons with the model before it ({simper2[before][right]:.1%} and {simper2[after][right]:.1%} right).
+Of the rounds of the two stages {taken_back[0]} and {taken_back[1]} were taken back, since they cost too many right
+replies.
 
 ![Loss](../training/loss.png)
 """
@@ -100,20 +104,22 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
     digests = {stage.get("sources") for stage in found["stages"].values()}
     if len(digests) > 1:
         raise ValueError("stages of the run were trained with different versions of the package: train all with one")
+    scores = found["scores"].get(FINAL, {"count": "N", "needles": [{"total": "N"}]})
     machines = dict.fromkeys(f"{stage['hardware']} with torch {stage['torch']}" for stage in found["stages"].values())
     text = HEAD.format(parameters=parameters, layers=config.num_hidden_layers, hidden=config.hidden_size,
                        window=config.sliding_window, context=config.max_position_embeddings, vocab=config.vocab_size,
                        tasks=", ".join(TASKS), preset=name, seed=final["seed"], machines=", then on ".join(machines),
-                       final=FINAL, count=found["scores"].get(FINAL, {}).get("count", "N"), sources=final["sources"])
+                       final=FINAL, count=scores["count"], needles=scores["needles"][0]["total"],
+                       sources=final["sources"])
     for stage, parts in recipes(preset).items():
         logs = report.logs(found["stages"][stage])
         for recipe, log in zip(parts, [together(logs)] if stage.startswith("simper") else logs, strict=False):
             text += (f"| {stage} | {log['steps'][-1]['step']:,} | {recipe.learning_rate:g} | {log['tokens']:,} | "
                      f"{log['seconds']:.0f} | {log['steps'][-1]['loss']:.4f} |\n")
-    text += DATA.format(evaluated=preset.evaluated, **found["stages"])
+    taken_back = [sum(not round["kept"] for round in found["stages"][stage]["rounds"]) for stage in ("simper1", FINAL)]
+    text += DATA.format(evaluated=preset.evaluated, taken_back=taken_back, **found["stages"])
     if FINAL not in found["scores"]:
-        return text + "\nThis run has not been scored.\n"
-    scores = found["scores"][FINAL]
+        return wrapped(text + "\nThis run has not been scored.\n")
     text += SCORES.format(count=scores["count"])
     for task in TASKS:
         for reasoning in (False, True):
@@ -131,10 +137,16 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
     text += (f"\nThe mode was kept in {kept['mode_kept']:.2%} of all replies, the language in "
              f"{kept['language_kept']:.2%}.\n\n![Needles in texts of up to the whole context]"
              "(../training/needles.png)\n")
-    return text + "".join(f"\n![{title}](../training/{file}.png)\n" for file, title in (
+    return wrapped(text + "".join(f"\n![{title}](../training/{file}.png)\n" for file, title in (
         ("levels", "Accuracy by level of difficulty in both modes"),
         ("thinking", "Thinking tokens in both stages of SimPER"),
-        ("budget", "Accuracy against the budget of thinking tokens")))
+        ("budget", "Accuracy against the budget of thinking tokens"))))
+
+
+def wrapped(text: str) -> str:
+    """The paragraphs of a Markdown text in lines of 120; tables, headings, pictures and its head stay as they are."""
+    return "\n\n".join(block if block[0] in "-#|!" else textwrap.fill(
+        block, 120, break_long_words=False, break_on_hyphens=False) for block in text.split("\n\n"))
 
 
 def ship(run: Path, assets: Path, preset: str):
