@@ -264,8 +264,8 @@ def both(shipped, read):
     return make, turn
 
 
-LONG = [{"role": role, "content": "one two three four five six seven eight nine ten " * 2}
-        for _ in range(8) for role in ("user", "assistant")]
+LONG = [{"role": role, "content": content} for n in range(24) for role, content in (
+    ("user", f"What is {n} + {n + 3}?"), ("assistant", f"{n} + {n + 3} = {2 * n + 3}"))]
 TURNS = ["Hello", "What is 12 + 30?", "Which one is bigger, 3.12 vs 3.9?", "¿Cuánto es 3 + 4?", "너는 누구니?",
          "Thank you"]
 
@@ -332,6 +332,8 @@ def test_every_round_of_a_tool_loop_reads_what_is_new(both, shipped):
 def test_a_history_that_is_cleared_shortened_or_edited(both, shipped):
     make, turn = both
     chats = make(system="Be brief.", drop_oldest=True, max_new_tokens=100)
+    for chat in chats:
+        chat.messages += LONG[:24]
     for text in TURNS[:4]:
         turn(chats, text)
     for chat in chats:
@@ -342,7 +344,7 @@ def test_a_history_that_is_cleared_shortened_or_edited(both, shipped):
         chat.messages[2]["content"] = "Good evening!"  # near the beginning: its rings are beyond that
     assert turn(chats, "Who are you?")[0][0] == len(chats[1].model.prompts[0])
     for chat in chats:  # more than the context holds: the oldest turns leave, so that prompts differ from there on
-        chat.messages[1:] = [message | {"content": message["content"] * 12} for message in LONG]
+        chat.messages[1:] = [message | {"content": message["content"] * 6} for message in LONG]
     found, lengths = turn(chats, TURNS[0])
     assert found == lengths and lengths[0] > 3000
     assert turn(chats, TURNS[1])[0][0] < 50  # now there is room

@@ -72,7 +72,7 @@ def test_tokenizer_and_template_equal_transformers(tokenizer):
 @pytest.mark.parametrize("language", QUESTIONS)
 def test_answers_in_the_language_of_the_question(model, tokenizer, language):
     reply = Chat(model, tokenizer).send(QUESTIONS[language])
-    assert reply.finish_reason == "stop" and reply.reasoning == "" and len(reply.content) > 30
+    assert reply.finish_reason == "stop" and reply.reasoning == "" and len(reply.content) > 20
     assert bool(re.search("[가-힣]", reply.content)) == (language == "ko")
     assert bool(re.search(r"\b(soy|puedo|modelo)\b", reply.content)) == (language == "es")
 
