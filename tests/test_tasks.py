@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from minexaone.tasks import DOMAINS, LANGUAGES, TASKS, held_out, in_language, phrases, sample, verify
+from minexaone.tasks import ALONE, DOMAINS, LANGUAGES, TASKS, held_out, in_a_chat, in_language, phrases, sample, verify
 from minexaone.tasks.base import ask, listing, made_up, particles
 
 
@@ -108,3 +108,21 @@ def test_small_helpers():
     assert listing("en", [7]) == "7"
     assert all(made_up(Random(n), "en", plain=True).isalpha() for n in range(50))
     assert len({ask(Random(n), "en", "hello.ask") for n in range(60)}) > 10
+
+
+def test_an_example_in_a_chat_stands_last_and_what_is_before_it_is_of_the_training_split():
+    rng, systems = Random(5), 0
+    for n in range(200):
+        example = sample(rng, "test", rng.choice(ALONE), reasoning=n % 2 == 0)
+        seen = in_a_chat(rng, example, n % 5)
+        roles = [message["role"] for message in seen.messages]
+        systems += roles[0] == "system"
+        turns = roles[roles[0] == "system":]
+        assert turns == ["user", "assistant"] * (len(turns) // 2) + ["user"] and "system" not in turns
+        assert len(turns) >= 1 + 2 * (n % 5) and seen.messages[-1] == example.messages[-1]
+        assert (seen.reply, seen.expected, seen.reasoning) == (example.reply, example.expected, example.reasoning)
+        assert verify(seen, seen.answer) and (n % 5 or seen == example)
+    assert systems > 5
+    before = in_a_chat(Random(1), sample(Random(2), task="compare"), 400).messages[:-1]
+    first = [sample(Random(n), "test", "compare", reasoning=False).messages[-1]["content"] for n in range(300)]
+    assert not {message["content"] for message in before} & set(first)

@@ -137,6 +137,8 @@ def test_evaluation_report_and_shipping(run, tmp_path, capsys, monkeypatch):
     assert {(r["task"], r["language"], r["reasoning"]) for r in found["by_task"]} == {
         (task, language, mode) for task in TASKS for language in ("en", "ko", "es") for mode in (False, True)}
     assert {row["length"] for row in found["needles"]} == {256, 512, 1024, 2048}
+    assert {(r["others"], r["reasoning"]) for r in found["chats"]} == {
+        (n, mode) for n in evaluate.OTHERS for mode in (False, True)}
     assert "needles found" in capsys.readouterr().out
     (run / "scores.simper2.json").write_text(scores.read_text())
     ship.main([str(run), "--assets", str(tmp_path / "assets"), "--preset", "smoke"])
@@ -144,6 +146,7 @@ def test_evaluation_report_and_shipping(run, tmp_path, capsys, monkeypatch):
     pictures = {path.name for path in (tmp_path / "assets" / "training").glob("*.png")}
     assert pictures == {"loss.png", "agapo.png", "levels.png", "thinking.png", "budget.png", "needles.png"}
     card = (tmp_path / "assets" / "model" / "README.md").read_text()
+    assert "| others before | 0 | 1 | 2 | 4 | 8 |" in card
     assert all(f"| {task} | {mode}reasoning | " in card for task in TASKS for mode in ("", "non-"))
     assert all(f"| {stage} | " in card for stage in STAGES) and f"on {read(run, 'sft')['hardware']} with torch" in card
     for folder, stage in {"model": "simper2", "stages/base": "extend2", "stages/sft": "sft",

@@ -1,4 +1,4 @@
-"""What a model can do: accuracy by task, language, mode and level, needles in long texts, budgets, whole tool loops.
+"""What a model can do: accuracy by task, language, mode and level, in long chats and texts, with budgets and tools.
 
     python -m minexaone evaluate [MODEL] --count 500 --json scores.json
 """
@@ -19,13 +19,14 @@ from minexaone.linear.packed import Packed
 from minexaone.model import Exaone4
 from minexaone.reply import read_reply
 from minexaone.scoring.rollouts import ROWS, Rollout, language_kept, roll_out
-from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample, tool_use
+from minexaone.tasks import ALONE, LANGUAGES, TASKS, Example, in_a_chat, retrieval, sample, tool_use
 from minexaone.tasks.base import assistant, function_call, plain, tool
 from minexaone.tokenizer import Tokenizer
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_NEW_TOKENS = 640
 BUDGETS = (0, 8, 16, 32, 64, 128, 256)
+OTHERS = (0, 1, 2, 4, 8)  # questions before, in the same chat
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
@@ -145,6 +146,31 @@ def budget_curve(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int,
     return curve
 
 
+# ------------------------------------------------------------------------------------------------------- chats
+
+
+class _Chat:
+    """Example n behind other questions of the same chat: easy ones of every task and language in turn."""
+
+    def __init__(self, grid, count):
+        self.grid, self.count = grid, count
+
+    def __call__(self, n, rng, tokenizer):
+        others, reasoning = self.grid[n // self.count]
+        example = in_a_chat(rng, sample(rng, "test", ALONE[n % len(ALONE)], None, reasoning, level=1), others)
+        return example, tokenizer.apply_chat_template(example.messages, enable_thinking=reasoning)
+
+
+def chats(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int, seed=0) -> list[dict]:
+    """Right replies to an easy question behind others: a row for each mode and number of questions before it."""
+    grid = [(others, reasoning) for reasoning in (False, True) for others in OTHERS]
+    total = count * len(grid)
+    examples, prompts = Prompts(_Chat(grid, count), total, folder, seed).all(_workers(total))
+    rollouts = roll_out(model, tokenizer, examples, seed, MAX_NEW_TOKENS, 0.0, "chats", prompts)
+    return [cell(sum(int(r.reward) for r in rollouts[n * count:(n + 1) * count]), count, others=others,
+                 reasoning=reasoning) for n, (others, reasoning) in enumerate(grid)]
+
+
 # ----------------------------------------------------------------------------------------------------- needles
 
 
@@ -239,6 +265,7 @@ def evaluate(source, count: int, needles: int, device="auto", seed=0, adapter=No
             "by_task": by_task(model, tokenizer, folder, count, seed=seed),
             "by_level": by_task(model, tokenizer, folder, max(1, count // 5), levels=True, seed=seed,
                                 tasks=[name for name, task in TASKS.items() if task.levels > 1]),
+            "chats": chats(model, tokenizer, folder, count, seed),
             "episodes": [row for mode in (False, True) for row in episodes(model, tokenizer, count, seed, mode)],
             "needles": needle_grid(model, tokenizer, folder, lengths, needles, seed=seed),
             "budget": budget_curve(model, tokenizer, folder, count, seed=seed)}
@@ -280,6 +307,10 @@ def print_table(scores: dict):
     for row in scores["episodes"]:
         mode = "reasoning" if row["reasoning"] else "non-reasoning"
         print(f"{'tool loops':12} {mode:13} {row['language']} {share(row):.1%}")
+    print(f"easy questions behind {', '.join(map(str, OTHERS))} others in the same chat")
+    for mode in (False, True):
+        print(f"{'':12} {'reasoning' if mode else 'non-reasoning':13} " + " ".join(
+            f"{share(r):6.1%}" for r in scores["chats"] if r["reasoning"] == mode))
     print("needles found, by length and depth")
     for length in dict.fromkeys(row["length"] for row in scores["needles"]):
         print(f"{length:7,} " + " ".join(f"{share(r):6.1%}" for r in scores["needles"] if r["length"] == length))

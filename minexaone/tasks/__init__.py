@@ -8,19 +8,22 @@ operands, is held out for tests, and so are some names: a score on `split="test"
 True
 """
 
+from dataclasses import replace
 from random import Random
 
 from minexaone.reply import Reply
 from minexaone.tasks import arithmetic, conversation, instructions, knowledge, programs, retrieval, tool_use
-from minexaone.tasks.base import LANGUAGES, STYLES, Example, Task, held_out, in_language, phrases, say
+from minexaone.tasks.base import LANGUAGES, STYLES, Example, Task, assistant, held_out, in_language, phrases, say
 
-__all__ = ["DOMAINS", "LANGUAGES", "STYLES", "TASKS", "Example", "Task", "held_out", "in_language", "phrases", "sample",
-           "verify"]
+__all__ = ["ALONE", "DOMAINS", "LANGUAGES", "STYLES", "TASKS", "Example", "Task", "held_out", "in_a_chat",
+           "in_language", "phrases", "sample", "verify"]
 
 TASKS: dict[str, Task] = {}
 for module in (knowledge, arithmetic, programs, instructions, retrieval, tool_use, conversation):
     TASKS |= module.TASKS
 DOMAINS = tuple(dict.fromkeys(task.domain for task in TASKS.values()))
+ALONE = tuple(name for name, task in TASKS.items()  # whose questions need nothing but themselves
+              if task.domain not in ("tool use", "long context") and name != "recall")
 
 
 def sample(rng: Random, split="train", task=None, language=None, reasoning=None, level=None, style=None) -> Example:
@@ -40,6 +43,17 @@ def sample(rng: Random, split="train", task=None, language=None, reasoning=None,
         if example.messages[0]["role"] != "system":
             example.messages = [system, *example.messages]
     return example
+
+
+def in_a_chat(rng: Random, example: Example, others: int) -> Example:
+    """The example behind so many other questions with their right answers, of the training split, in one chat."""
+    past = []
+    for _ in range(others):
+        language = example.language if rng.random() < 0.7 else None
+        other = sample(rng, "train", rng.choice(ALONE), language, reasoning=False)
+        past += [m for m in other.messages if m["role"] != "system"] + [assistant(other.reply["content"])]
+    first = int(example.messages[0]["role"] == "system")
+    return replace(example, messages=[*example.messages[:first], *past, *example.messages[first:]])
 
 
 def verify(example: Example, reply: Reply | str) -> bool:
