@@ -13,6 +13,8 @@ from minexaone import Chat, Exaone4, Tokenizer
 from minexaone.config_json import GLOBAL, SLIDING
 from minexaone.files import SHIPPED
 from minexaone.model import Config
+from minexaone.tasks import Example, verify
+from minexaone.tasks.base import assistant, user
 
 QUESTIONS = {"en": "Explain how wonderful you are", "ko": "너가 얼마나 대단한지 설명해 봐",
              "es": "Explica lo increíble que eres"}
@@ -72,7 +74,9 @@ def test_tokenizer_and_template_equal_transformers(tokenizer):
 @pytest.mark.parametrize("language", QUESTIONS)
 def test_answers_in_the_language_of_the_question(model, tokenizer, language):
     reply = Chat(model, tokenizer).send(QUESTIONS[language])
-    assert reply.finish_reason == "stop" and reply.reasoning == "" and len(reply.content) > 20
+    assert reply.finish_reason == "stop" and reply.reasoning == ""
+    asked = Example("chat", language, 1, [user(QUESTIONS[language])], assistant(""), {"intent": "wonderful"}, {})
+    assert verify(asked, reply)  # whole sentences of what it may say of itself
     assert bool(re.search("[가-힣]", reply.content)) == (language == "ko")
     assert bool(re.search(r"\b(soy|puedo|modelo)\b", reply.content)) == (language == "es")
 

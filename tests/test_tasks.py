@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from minexaone import tasks
 from minexaone.tasks import ALONE, DOMAINS, LANGUAGES, TASKS, held_out, in_a_chat, in_language, phrases, sample, verify
 from minexaone.tasks.base import ask, listing, made_up, particles
 
@@ -110,7 +111,7 @@ def test_small_helpers():
     assert len({ask(Random(n), "en", "hello.ask") for n in range(60)}) > 10
 
 
-def test_an_example_in_a_chat_stands_last_and_what_is_before_it_is_of_the_training_split():
+def test_an_example_in_a_chat_stands_last_and_what_is_before_it_is_of_the_training_split(monkeypatch):
     rng, systems = Random(5), 0
     for n in range(200):
         example = sample(rng, "test", rng.choice(ALONE), reasoning=n % 2 == 0)
@@ -123,6 +124,8 @@ def test_an_example_in_a_chat_stands_last_and_what_is_before_it_is_of_the_traini
         assert (seen.reply, seen.expected, seen.reasoning) == (example.reply, example.expected, example.reasoning)
         assert verify(seen, seen.answer) and (n % 5 or seen == example)
     assert systems > 5
-    before = in_a_chat(Random(1), sample(Random(2), task="compare"), 400).messages[:-1]
-    first = [sample(Random(n), "test", "compare", reasoning=False).messages[-1]["content"] for n in range(300)]
-    assert not {message["content"] for message in before} & set(first)
+    drawn = []
+    monkeypatch.setattr(tasks, "sample", lambda *args, **options: drawn.append(sample(*args, **options)) or drawn[-1])
+    in_a_chat(rng, example, 300)
+    assert len(drawn) == 300 and {other.task for other in drawn} == set(ALONE)
+    assert not any(held_out(other.key) for other in drawn if other.key)

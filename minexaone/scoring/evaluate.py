@@ -150,7 +150,7 @@ def budget_curve(model: Exaone4, tokenizer: Tokenizer, folder: Path, count: int,
 
 
 class _Chat:
-    """Example n behind other questions of the same chat: easy ones of every task and language in turn."""
+    """Example n behind other questions of the same chat: an easy one, of each task that stands alone in turn."""
 
     def __init__(self, grid, count):
         self.grid, self.count = grid, count

@@ -132,7 +132,7 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
         rows = [r for r in scores["episodes"] if r["reasoning"] == reasoning]
         text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | "
                  + " | ".join(f"{share(r):.1%}" for r in rows) + f" | {joined(rows)} |\n")
-    if "chats" in scores:  # scores of before 2026-12 have none
+    if "chats" in scores:  # the shipped run was scored before there were chats
         others = list(dict.fromkeys(r["others"] for r in scores["chats"]))
         text += ("\nEasy questions of every task behind others in the same chat:\n\n| others before | "
                  + " | ".join(map(str, others)) + " |\n|---|" + "---|" * len(others) + "\n")
@@ -152,7 +152,7 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
 
 def wrapped(text: str) -> str:
     """The paragraphs of a Markdown text in lines of 120; tables, headings, pictures and its head stay as they are."""
-    return "\n\n".join(block if block[0] in "-#|!" else textwrap.fill(
+    return "\n\n".join(block if block[:1] in "-#|!" else textwrap.fill(
         block, 120, break_long_words=False, break_on_hyphens=False) for block in text.split("\n\n"))
 
 
