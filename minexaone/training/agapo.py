@@ -18,7 +18,7 @@ from minexaone.model import Exaone4
 from minexaone.scoring.rollouts import roll_out
 from minexaone.tasks import TASKS, Example, sample
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.data import RARER, sampled_document
+from minexaone.training.data import RARER, maybe_in_a_chat, sampled_document
 from minexaone.training.loop import Recipe, fit
 from minexaone.training.packing import Packed, PackedModel, pack
 from minexaone.training.run import Run
@@ -143,7 +143,7 @@ def hard_example(rng: Random, split="train") -> Example:
     """A problem for reasoning from the hard half of a task's levels."""
     task = rng.choice(hard_tasks())
     levels = TASKS[task].levels
-    return sample(rng, split, task, reasoning=True, level=rng.randint(levels // 2 + 1, levels))
+    return maybe_in_a_chat(rng, sample(rng, split, task, reasoning=True, level=rng.randint(levels // 2 + 1, levels)))
 
 
 def prefilter(model: Exaone4, tokenizer: Tokenizer, queries: int, seed: int, max_new_tokens: int, tries=8):

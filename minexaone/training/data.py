@@ -8,13 +8,14 @@ from random import Random
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from minexaone.scoring.rollouts import Rollout
-from minexaone.tasks import LANGUAGES, TASKS, Example, retrieval, sample
+from minexaone.tasks import LANGUAGES, TASKS, Example, in_a_chat, retrieval, sample
 from minexaone.tasks.base import plain
 from minexaone.tokenizer import Tokenizer
 from minexaone.training.packing import Document, Packed, pack
 
 CUT = 0.05  # share of reasoning examples whose thinking is closed too early, as by a reasoning budget
 RATIO = 1.5  # tokens of reasoning data for each token of non-reasoning data (EXAONE 4.0 report, SFT)
+CHATS = 0.3  # share of examples behind other questions in the same chat
 NEEDLES = (0.055, 0.16)  # share of long texts among the documents of the two rounds of SFT
 SECOND_ROUND = ("code", "tool use")  # domains of the second round of SFT (report: code and tool-use reasoning)
 RARER = ("math", "code", "instruction following")  # domains whose harder levels SFT leaves to AGAPO in part
@@ -80,6 +81,11 @@ def draw_task(rng: Random, domains=()) -> str:
     return rng.choices(names, [TASKS[name].weight for name in names])[0]
 
 
+def maybe_in_a_chat(rng: Random, example: Example) -> Example:
+    """The example, behind one to six other questions in the share `CHATS` of all cases."""
+    return in_a_chat(rng, example, rng.randint(1, 6)) if rng.random() < CHATS else example
+
+
 def long_length(rng: Random, shortest: int, longest: int) -> int:
     """A length in tokens: as many from each doubling."""
     return int(shortest * (longest / shortest) ** rng.random())
@@ -138,6 +144,7 @@ def sft_documents(rng: Random, tokenizer: Tokenizer, context: int, second=False,
         else:
             task = draw_task(rng, SECOND_ROUND if special else ())
             example = sample(rng, task=task, reasoning=reasoning, level=draw_level(rng, task))
+            example = maybe_in_a_chat(rng, example)
         document = turn_document(example, tokenizer, rng)
         if len(document.ids) <= context:
             tokens[reasoning] += 0 if special else len(document.ids)

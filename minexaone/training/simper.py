@@ -18,13 +18,13 @@ from minexaone.reply import Reply
 from minexaone.scoring.rollouts import Rollout, language_kept, prose, roll_out, target_language
 from minexaone.tasks import TASKS, Example, in_language, sample
 from minexaone.tokenizer import Tokenizer
-from minexaone.training.data import sampled_document
+from minexaone.training.data import maybe_in_a_chat, sampled_document
 from minexaone.training.loop import fit
 from minexaone.training.packing import Document, Packed, pack
 from minexaone.training.run import Run
 
 PASSES = 3  # over a round's pairs at most: 9 passes over 588 pairs broke replies that no pair was about
-COST = 0.0075  # of right replies, since the stage began: a dearer round is taken back, and the next is half as bold
+COST = 0.004  # of right replies, since the stage began: a dearer round is taken back, and the next is half as bold
 
 
 def simper_loss(logprobs: Tensor, batch: Packed) -> Tensor:
@@ -101,7 +101,7 @@ def preference_example(rng: Random, stage: int, split="train") -> Example:
     """
     task = rng.choice([name for name, task in TASKS.items()
                        if task.domain != "tool use" and (stage == 2 or task.levels > 1)])
-    return sample(rng, split, task, reasoning=stage == 1 or rng.random() < 0.5)
+    return maybe_in_a_chat(rng, sample(rng, split, task, reasoning=stage == 1 or rng.random() < 0.5))
 
 
 def draw_queries(stage: int, count: int, seed: int) -> list[Example]:
