@@ -129,3 +129,6 @@ def test_an_example_in_a_chat_stands_last_and_what_is_before_it_is_of_the_traini
     in_a_chat(rng, example, 300)
     assert len(drawn) == 300 and {other.task for other in drawn} == set(ALONE)
     assert not any(held_out(other.key) for other in drawn if other.key)
+    drawn.clear()  # "I have no tool for that" must not stand before one that tells the weather
+    in_a_chat(rng, sample(rng, "test", "answer"), 300)
+    assert {other.task for other in drawn} == set(ALONE) - {"unknown"}

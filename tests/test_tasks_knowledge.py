@@ -62,10 +62,10 @@ def test_sums_and_comparisons_in_thoughts_are_true(examples):
     assert len(greater) > 100 and all(a > b for a, b in greater)
 
 
-def test_two_facts_take_more_thinking_and_can_be_rushed(examples):
+def test_two_facts_take_more_thinking_and_are_never_rushed(examples):
     lines = {level: [e.thoughts["steps"].count("\n") for e in examples if e.level == level] for level in (1, 2)}
     assert max(lines[1]) == 0 and min(lines[2]) >= 2
-    assert all(("brief" in e.thoughts) == (e.level == 2) for e in examples)
+    assert all(list(e.thoughts) == ["steps"] for e in examples)
 
 
 def test_combinations_are_held_out_but_no_facts(examples):

@@ -231,6 +231,14 @@ def test_no_tool_and_no_call_without_a_fitting_one(examples):
         assert not verify(e, calling({"name": "roll", "arguments": {"n": 6}}))
 
 
+def test_without_any_tool_the_present_moment_is_asked_by_one_task_alone():
+    texts = {language: {text for kind in ("weather", "time") for text in phrases()[f"tool.{kind}.do"][language]}
+             for language in LANGUAGES}
+    bare = [e for n in range(4000) for e in [calls.call(Random(n), LANGUAGES[n % 3], 1, n % 2 == 0)] if not e.tools]
+    assert len(bare) > 100
+    assert not any(do in e.expected["words"] for e in bare for do in texts[e.language])
+
+
 def test_calls_can_be_copied_from_what_the_model_reads(examples):
     """Each name or word in a call stands in the schema or in the messages."""
     calls = [(e, call) for e in examples["train"] for call in e.expected.get("calls", ())]

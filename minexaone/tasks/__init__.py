@@ -47,10 +47,10 @@ def sample(rng: Random, split="train", task=None, language=None, reasoning=None,
 
 def in_a_chat(rng: Random, example: Example, others: int) -> Example:
     """The example behind so many other questions with their right answers, of the training split, in one chat."""
-    past = []
+    past, names = [], [name for name in ALONE if name != "unknown" or not example.tools]  # which are for what it asks
     for _ in range(others):
         language = example.language if rng.random() < 0.7 else None
-        other = sample(rng, "train", rng.choice(ALONE), language, reasoning=False)
+        other = sample(rng, "train", rng.choice(names), language, reasoning=False)
         past += [m for m in other.messages if m["role"] != "system"] + [assistant(other.reply["content"])]
     first = int(example.messages[0]["role"] == "system")
     return replace(example, messages=[*example.messages[:first], *past, *example.messages[first:]])

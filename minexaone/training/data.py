@@ -15,7 +15,7 @@ from minexaone.training.packing import Document, Packed, pack
 
 CUT = 0.05  # share of reasoning examples whose thinking is closed too early, as by a reasoning budget
 RATIO = 1.5  # tokens of reasoning data for each token of non-reasoning data (EXAONE 4.0 report, SFT)
-CHATS = 0.3  # share of examples behind other questions in the same chat
+CHATS = 0.25  # share of examples behind other questions in the same chat
 NEEDLES = (0.055, 0.16)  # share of long texts among the documents of the two rounds of SFT
 SECOND_ROUND = ("code", "tool use")  # domains of the second round of SFT (report: code and tool-use reasoning)
 RARER = ("math", "code", "instruction following")  # domains whose harder levels SFT leaves to AGAPO in part
@@ -82,13 +82,13 @@ def draw_task(rng: Random, domains=()) -> str:
 
 
 def maybe_in_a_chat(rng: Random, example: Example) -> Example:
-    """The example, behind one to six other questions in the share `CHATS` of all cases."""
-    return in_a_chat(rng, example, rng.randint(1, 6)) if rng.random() < CHATS else example
+    """The example; in the share `CHATS` of all cases behind one to eight other questions, mostly few."""
+    return in_a_chat(rng, example, log_uniform(rng, 1, 9)) if rng.random() < CHATS else example
 
 
-def long_length(rng: Random, shortest: int, longest: int) -> int:
-    """A length in tokens: as many from each doubling."""
-    return int(shortest * (longest / shortest) ** rng.random())
+def log_uniform(rng: Random, low: int, high: int) -> int:
+    """An integer from `low` to below `high`, as many from each doubling."""
+    return int(low * (high / low) ** rng.random())
 
 
 def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> Iterator[Document]:
@@ -104,7 +104,7 @@ def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> It
             text = plain(sample(rng, task=task, level=draw_level(rng, task)))
         elif rng.random() < 0.6:
             language = rng.choice(LANGUAGES)
-            length = long_length(rng, context // 4, context) * characters_per_token(tokenizer, language)
+            length = log_uniform(rng, context // 4, context) * characters_per_token(tokenizer, language)
             text = retrieval.document(rng, language, int(length))
         else:
             text = plain(needle(rng, tokenizer, context))
@@ -116,7 +116,7 @@ def pretraining_documents(rng: Random, tokenizer: Tokenizer, context: int) -> It
 def needle(rng: Random, tokenizer: Tokenizer, context: int, reasoning=False) -> Example:
     """A long text with up to eight needles at any depth, asked for in one question or one after the other."""
     longest, language = context * 19 // 20, rng.choice(LANGUAGES)
-    length, size = long_length(rng, min(256, longest // 2), longest), characters_per_token(tokenizer, language)
+    length, size = log_uniform(rng, min(256, longest // 2), longest), characters_per_token(tokenizer, language)
     turns, count = rng.random() < 0.7, rng.randint(1, min(8, max(1, length // 150)))
     return retrieval.niah(rng, language, length, rng.random(), lambda text: len(text) / size, reasoning,
                           count if turns else min(count, 2), turns)

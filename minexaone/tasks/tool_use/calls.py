@@ -116,7 +116,7 @@ def call(rng: Random, language: str, level: int, test: bool) -> Example:
     chance = rng.random()
     if chance < 0.1:
         return no_fitting_tool(rng, language, level, test)
-    if chance < 0.13 and level == 1:
+    if chance < 0.2 and level == 1:
         return list_tools(rng, language, level, test)
     text, uses = request(rng, language, test, level)
     while len({use.tool.name for use in uses}) < len({id(use.tool) for use in uses}):  # two tools of one name
@@ -176,12 +176,13 @@ def answer_key(uses, test):
 
 def no_fitting_tool(rng, language, level, test):
     """A question for which there is no tool, or no tools at all."""
-    bare = rng.random() < 0.3
-    kinds = [kind for kind in ASKED_WITHOUT_TOOL if not (bare and kind in ("weather", "time"))]  # "unknown" asks these
-    use = make_use(rng, language, rng.choice(kinds), test, 1)
+    kind = rng.choice(ASKED_WITHOUT_TOOL)
+    tools = [] if rng.random() < 0.3 else with_others(rng, language, test, level, [], [kind])
+    if not tools:
+        kind = rng.choice([kind for kind in ASKED_WITHOUT_TOOL if kind not in ("weather", "time")])  # "unknown"'s
+    use = make_use(rng, language, kind, test, 1)
     use.values.pop("unit", None)
     do = purpose(rng, language, use.tool)
-    tools = [] if bare else with_others(rng, language, test, level, [], [use.tool.kind])
     names = ", ".join(t["function"]["name"] for t in tools)
     key = "tool.none.think" if tools else "tool.none.empty"
     thoughts = {"steps": say(rng, language, key, do=do, tools=names), "brief": say(rng, language, "tool.none.brief")}
