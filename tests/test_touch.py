@@ -211,10 +211,10 @@ def test_sampler(tmp_path):
     logits, names = next_logits(Exaone4.from_pretrained(dtype="float32", device="cpu"), Tokenizer.from_pretrained())
     assert stored["names"] == names, "run python -m minexaone.touch"
     assert logits == pytest.approx(stored["logits"], abs=2e-3)
-    steps = [{}, {"temperature": 0.6}, {"top_k": 5}, {"draw": 0.95}, {"top_p": 0.7}, {"top_k": 0, "temperature": 2},
+    steps = [{}, {"draw": 0.99}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.7}, {"top_k": 0, "temperature": 2},
              {"temperature": 0}]
-    settings = [(1, 0, 1, 0.5), (0.6, 0, 1, 0.5), (0.6, 5, 1, 0.5), (0.6, 5, 1, 0.95), (0.6, 5, 0.7, 0.95),
-                (2, 0, 0.7, 0.95), (0, 0, 0.7, 0.95)]
+    settings = [(1, 0, 1, 0.5), (1, 0, 1, 0.99), (0.6, 0, 1, 0.99), (0.6, 5, 1, 0.99), (0.6, 5, 0.7, 0.99),
+                (2, 0, 0.7, 0.99), (0, 0, 0.7, 0.99)]
     logits = torch.tensor([stored["logits"]])
     for (*options, draw), (_, data) in zip(settings, moved(tmp_path, "sampler", steps), strict=True):
         rows = next(rows for rows in data.values() if len(rows) == len(logits[0]) and "drawn" in rows[0])
