@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minexaone import Exaone4, speed_up
+from minexaone import Exaone4, Tokenizer, speed_up
 from minexaone.__main__ import main
 from minexaone.files import SHIPPED, CheckpointError
 from minexaone.linear.lora import TARGETS, LoRALinear, add_lora, load_adapter, lora_layers, merge_lora, save_adapter
@@ -386,14 +386,17 @@ def test_every_command_takes_an_adapter(shouting, capsys, tmp_path, monkeypatch)
         shown = capsys.readouterr()
         return status, shown.out, shown.err
 
-    # Few tokens: what a random adapter says is never sure, and rounding to 8 bits would soon choose another.
-    prompt = ["--device", "cpu", "--max-new-tokens", "6", "Explain how wonderful you are"]
+    prompt = ["--device", "cpu", "--max-new-tokens", "12", "Explain how wonderful you are"]
     _, plain, _ = run(*prompt)
     status, other, _ = run("--adapter", shouting, *prompt)
     assert status == 0 and other != plain
-    for option in ("--fast", "--int8"):
+    merged = tmp_path / "merged"  # what 8 bits must be made of: they may choose another token than the weights before
+    merge_lora(load_adapter(Exaone4.from_pretrained(device="cpu"), shouting)).save_pretrained(merged)
+    Tokenizer.from_pretrained().save_pretrained(merged)
+    _, packed, _ = run("--model", merged, "--int8", *prompt)
+    for option, expected in (("--fast", other), ("--int8", packed)):
         status, text, _ = run("--adapter", shouting, option, *prompt)
-        assert status == 0 and text == other, option
+        assert status == 0 and text == expected, option
     status, _, error = run("--adapter", SHIPPED, *prompt)
     assert status == 1 and error.count("\n") == 1 and "holds no LoRA adapter" in error
     status, _, error = run("--model", shouting, *prompt)
@@ -413,6 +416,7 @@ def test_every_command_takes_an_adapter(shouting, capsys, tmp_path, monkeypatch)
     seen = []
     monkeypatch.setattr(evaluate, "by_task", lambda model, *args, **options: seen.append(len(lora_layers(model))) or [])
     monkeypatch.setattr(evaluate, "needle_grid", lambda *args, **options: [])
+    monkeypatch.setattr(evaluate, "chats", lambda *args, **options: [])
     monkeypatch.setattr(evaluate, "episodes", lambda *args, **options: [])
     monkeypatch.setattr(evaluate, "budget_curve", lambda *args, **options: [])
     assert run("evaluate", "--adapter", shouting, "--device", "cpu", "--json", tmp_path / "scores.json")[0] == 0

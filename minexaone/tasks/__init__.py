@@ -47,7 +47,7 @@ def sample(rng: Random, split="train", task=None, language=None, reasoning=None,
 
 def in_a_chat(rng: Random, example: Example, others: int) -> Example:
     """The example behind so many other questions with their right answers, of the training split, in one chat."""
-    past, names = [], [name for name in ALONE if name != "unknown" or not example.tools]  # which are for what it asks
+    past, names = [], [name for name in ALONE if name != "unknown" or not example.tools]  # its questions are for tools
     for _ in range(others):
         language = example.language if rng.random() < 0.7 else None
         other = sample(rng, "train", rng.choice(names), language, reasoning=False)

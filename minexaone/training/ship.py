@@ -132,13 +132,12 @@ def card(found: dict, config: Config, parameters: int, name: str) -> str:
         rows = [r for r in scores["episodes"] if r["reasoning"] == reasoning]
         text += (f"| whole tool loops | {'' if reasoning else 'non-'}reasoning | "
                  + " | ".join(f"{share(r):.1%}" for r in rows) + f" | {joined(rows)} |\n")
-    if "chats" in scores:  # the shipped run was scored before there were chats
-        others = list(dict.fromkeys(r["others"] for r in scores["chats"]))
-        text += ("\nEasy questions of every task behind others in the same chat:\n\n| others before | "
-                 + " | ".join(map(str, others)) + " |\n|---|" + "---|" * len(others) + "\n")
-        for reasoning in (False, True):
-            text += f"| {'' if reasoning else 'non-'}reasoning | " + " | ".join(
-                f"{share(r):.1%}" for r in scores["chats"] if r["reasoning"] == reasoning) + " |\n"
+    others = list(dict.fromkeys(r["others"] for r in scores["chats"]))
+    text += ("\nEasy questions of every task behind others in the same chat:\n\n| others before | "
+             + " | ".join(map(str, others)) + " |\n|---|" + "---|" * len(others) + "\n")
+    for reasoning in (False, True):
+        text += f"| {'' if reasoning else 'non-'}reasoning | " + " | ".join(
+            f"{share(r):.1%}" for r in scores["chats"] if r["reasoning"] == reasoning) + " |\n"
     total = sum(r["total"] for r in scores["by_task"])
     kept = {key: sum(r[key] for r in scores["by_task"]) / total for key in ("mode_kept", "language_kept")}
     text += (f"\nThe mode was kept in {kept['mode_kept']:.2%} of all replies, the language in "
