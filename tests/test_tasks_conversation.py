@@ -73,16 +73,20 @@ def test_memory_is_judged_by_the_value(x, others, reply, good):
 
 def test_what_is_asked_for_was_told_or_was_not(examples):
     for example in examples["recall"]:
-        *before, _ = (message["content"] for message in example.messages)
+        *before, last = (message["content"] for message in example.messages)
         x = example.expected["x"]
-        assert x is None or any(has_word(text, x) and text in example.thoughts["steps"] for text in before[::2])
+        assert x is None or has_word(last, x) != any(has_word(text, x) and text in example.thoughts["steps"]
+                                                     for text in before[::2])
+    told = sum(e.expected["x"] is not None and has_word(e.messages[-1]["content"], e.expected["x"])
+               for e in examples["recall"])
+    assert told / len(examples["recall"]) == pytest.approx(1 / 6, abs=0.05)
     absent = sum(example.expected["x"] is None for example in examples["recall"])
     assert 0.1 < absent / len(examples["recall"]) < 0.25
 
 
 def test_a_higher_level_is_longer(examples):
     turns = [[len(e.messages) for e in examples["recall"] if e.level == level] for level in (1, 2, 3)]
-    assert max(turns[0]) <= 5 and min(turns[1]) >= 7 and min(turns[2]) >= 11
+    assert max(turns[0]) <= 5 and min(turns[1]) >= 5 and min(turns[2]) >= 9
     assert any(len(e.messages) == 3 for e in examples["chat"])
 
 

@@ -105,7 +105,7 @@ def value(rng, language, attribute) -> str:
 def recall(rng, language, level, test) -> Example:
     """`level` things that the user says, and up to as many other exchanges between; then one of them is asked for.
 
-    In a sixth of the cases the user has not said it.
+    In a sixth of the cases the user has not said it; in another sixth nothing is asked, the last thing is told.
     """
     attributes = rng.sample(ATTRIBUTES, level + 1)
     told, turns = {}, []
@@ -116,11 +116,16 @@ def recall(rng, language, level, test) -> Example:
         told[attribute] = x
         statement = ask(rng, language, f"recall.{attribute}.tell", x=x)
         turns.append((attribute, statement, [user(statement), reply_to(rng, language, attribute, x)]))
+    last = turns.pop() if rng.random() < 1 / 6 else None
     past = [message for *_, messages in turns for message in messages]
-    for _ in range(rng.randint(level - 1, level)):
+    for _ in range(rng.randint(level - 1, level) if past else 0):
         place = 2 * rng.randint(1, len(past) // 2)  # never before the first thing told
         past[place:place] = small_talk(rng, language)
-    if rng.random() < 1 / 6:
+    if last:
+        attribute, statement, (_, answer) = last
+        x, reply = told[attribute], answer["content"]
+        thought = say(rng, language, "recall.tell.think", x=x)
+    elif rng.random() < 1 / 5:
         attribute, x = attributes[-1], None
         reply, thought = say(rng, language, "recall.none.reply"), say(rng, language, "recall.none.think")
     else:
@@ -130,7 +135,7 @@ def recall(rng, language, level, test) -> Example:
         thought = say(rng, language, "recall.think", s=statement, x=x)
     others = [other for other in told.values() if other != x]
     expected = {"x": x, "others": others, "mark": None if x else "recall.none.mark"}
-    question = ask(rng, language, f"recall.{attribute}.ask")
+    question = statement if last else ask(rng, language, f"recall.{attribute}.ask")
     return Example("recall", language, level, [*past, user(question)], assistant(reply), expected, {"steps": thought},
                    key=f"{attribute} {x}" if x else f"no {attribute} {others}")
 
