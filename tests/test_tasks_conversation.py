@@ -55,6 +55,8 @@ def test_never_claims_to_be_another_model():
     ("who", "I am minexaone", False), ("who", "I am EXAONE, made by LG.", False),
     ("not_exaone", "No, I am minexaone, a small language model trained from scratch for teaching.", True),
     ("not_exaone", "Yes, I am minexaone, a small language model trained from scratch for teaching.", False),
+    ("maker", "I am minexaone.", False), ("maker", "I was trained from scratch for teach.", False),
+    ("hello", "Hello! I am well, thank you. How can I help you? What can I do for you?", True),
     ("thanks", "You are welcome!", True), ("thanks", "Goodbye!", False)])
 def test_what_it_says_of_itself_is_fixed(intent, reply, good):
     assert TASKS["chat"].verify(Example("chat", "en", 1, [], {}, {"intent": intent}, {}), reply) is good
