@@ -105,39 +105,43 @@ def value(rng, language, attribute) -> str:
 def recall(rng, language, level, test) -> Example:
     """`level` things that the user says, and up to as many other exchanges between; then one of them is asked for.
 
-    In a sixth of the cases the user has not said it; in another sixth nothing is asked, the last thing is told.
+    In a quarter of the cases the user has not said it, or anything at all (a third of these); in a sixth nothing is
+    asked, the last thing is told.
     """
     attributes = rng.sample(ATTRIBUTES, level + 1)
     told, turns = {}, []
     for attribute in attributes[:-1]:
         x = value(rng, language, attribute)
-        while any(x in other or other in x for other in told.values()):  # 하늘 is a name and begins 하늘색
+        # 하늘 is a name and begins 하늘색; Rosa is a name, rosa a colour.
+        while any(x.lower() in other.lower() or other.lower() in x.lower() for other in told.values()):
             x = value(rng, language, attribute)
         told[attribute] = x
         statement = ask(rng, language, f"recall.{attribute}.tell", x=x)
         turns.append((attribute, statement, [user(statement), reply_to(rng, language, attribute, x)]))
     last = turns.pop() if rng.random() < 1 / 6 else None
+    missing = not last and rng.random() < 0.3
+    if missing and rng.random() < 1 / 3:
+        told, turns = {}, []
+    labels = dict(zip(ATTRIBUTES, phrases()["recall.label"][language], strict=True))
+    notes = {attribute: f"{labels[attribute]} {x}" for attribute, x in told.items()}
     past = [message for *_, messages in turns for message in messages]
     for _ in range(rng.randint(level - 1, level) if past else 0):
         place = 2 * rng.randint(1, len(past) // 2)  # never before the first thing told
         past[place:place] = small_talk(rng, language)
     if last:
-        attribute, statement, (_, answer) = last
+        attribute, question, (_, answer) = last
         x, reply = told[attribute], answer["content"]
-        thought = say(rng, language, "recall.tell.think", x=x)
-    elif rng.random() < 1 / 5:
-        attribute, x = attributes[-1], None
-        reply, thought = say(rng, language, "recall.none.reply"), say(rng, language, "recall.none.think")
+        thought = say(rng, language, "recall.tell.think", note=notes[attribute])
     else:
-        attribute, statement, _ = rng.choice(turns)
-        x = told[attribute]
-        reply = say(rng, language, f"recall.{attribute}.reply", x=x)
-        thought = say(rng, language, "recall.think", s=statement, x=x)
+        attribute = attributes[-1] if missing else rng.choice(attributes[:-1])
+        question, x = ask(rng, language, f"recall.{attribute}.ask"), told.get(attribute)
+        reply = say(rng, language, "recall.none.reply" if missing else f"recall.{attribute}.reply", x=x)
+        thought = say(rng, language, "recall.none.think" if missing else "recall.think", x=x, asked=labels[attribute],
+                      notes=", ".join(notes.values()) if told else say(rng, language, "recall.nothing"))
     others = [other for other in told.values() if other != x]
     expected = {"x": x, "others": others, "mark": None if x else "recall.none.mark"}
-    question = statement if last else ask(rng, language, f"recall.{attribute}.ask")
     return Example("recall", language, level, [*past, user(question)], assistant(reply), expected, {"steps": thought},
-                   key=f"{attribute} {x}" if x else f"no {attribute} {others}")
+                   key=f"{attribute} {x}" if x else f"no {attribute} {others}" if told else "")
 
 
 def reply_to(rng, language, attribute, x):
