@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Guess: `Exaone4Config` of transformers takes every `sliding_window_pattern` that its documentation names (a string such
-# as "LLLG", as the published 32B has it, a number, None) and derives the kinds of the layers from it, the last one
-# always global; and without a window (`sliding_window=None`, as the published 1.2B) all layers are global.
+# as "LLLG", a number, None) and derives the kinds of the layers from it, the last one always global; and without a window
+# (`sliding_window=None`, as the published 1.2B has it) all layers are global.
 #
-# transformers 5.24.0: where `layer_types` is not given too, only a number works. A string and None raise TypeError (a
-# number modulo a string), no window raises ZeroDivisionError, and with a number the last layer is global only where the
-# number divides the count of layers. The published configurations are not hurt: they list their layers.
+# transformers 5.24.0: where `layer_types` is not given too, only a number works. A string and None raise TypeError (they
+# are divided by), no window raises ZeroDivisionError, and with a number the last layer is global only where the number
+# divides the count of layers. The published 1.2B is not hurt: it lists its layers.
+# Seen: "LLLG" and None raise, 4 gives LLLGLLLG of eight layers and LLLGLL of six, no window raises.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

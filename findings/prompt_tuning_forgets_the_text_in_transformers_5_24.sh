@@ -7,8 +7,8 @@
 # are in play, finds nothing and goes on without a word: behind the first id the prompt-tuned model sees its virtual
 # tokens and the last token, the prefix-tuned one the last token alone (and its prompt without the prefix).
 # Seen with random weights of Llama and Exaone4, prompts of 10 tokens, 30 new ones, 4 virtual: with 5.23.0 and with LoRA
-# every id is that of the highest logit; with 5.24.0 most ids differ (of prompt tuning the first is right). `use_cache=False`
-# mends prompt tuning, prefix tuning not.
+# every id is that of the highest logit; with 5.24.0 most ids differ (of prompt tuning the first is right). Without a
+# cache (`use_cache=False`) prompt tuning is right again.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
