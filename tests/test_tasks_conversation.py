@@ -1,6 +1,6 @@
 """Talk: honest about itself and about what it does not know, and what was told is remembered word for word."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from random import Random
 
 import pytest
@@ -55,6 +55,8 @@ def test_never_claims_to_be_another_model():
     ("who", "I am minexaone", False), ("who", "I am EXAONE, made by LG.", False),
     ("not_exaone", "No, I am minexaone, a small language model trained from scratch for teaching.", True),
     ("not_exaone", "Yes, I am minexaone, a small language model trained from scratch for teaching.", False),
+    ("maker", "I am minexaone.", False), ("maker", "I was trained from scratch for teach.", False),
+    ("hello", "Hello! I am well, thank you. How can I help you? What can I do for you?", True),
     ("thanks", "You are welcome!", True), ("thanks", "Goodbye!", False)])
 def test_what_it_says_of_itself_is_fixed(intent, reply, good):
     assert TASKS["chat"].verify(Example("chat", "en", 1, [], {}, {"intent": intent}, {}), reply) is good
@@ -72,24 +74,28 @@ def test_memory_is_judged_by_the_value(x, others, reply, good):
 
 
 def test_what_is_asked_for_was_told_or_was_not(examples):
+    kinds = Counter()
     for example in examples["recall"]:
-        *before, _ = (message["content"] for message in example.messages)
-        x = example.expected["x"]
-        assert x is None or any(has_word(text, x) and text in example.thoughts["steps"] for text in before[::2])
-    absent = sum(example.expected["x"] is None for example in examples["recall"])
-    assert 0.1 < absent / len(examples["recall"]) < 0.25
+        *before, last = (message["content"] for message in example.messages)
+        x, others, thought = example.expected["x"], example.expected["others"], example.thoughts["steps"]
+        here, above = x is not None and has_word(last, x), x is not None and any(has_word(t, x) for t in before[::2])
+        kinds["told" if here else "asked" if above else "missing" if before else "nothing told"] += 1
+        assert (x is None) != (here != above) and (x is None or x in thought)
+        assert here or all(other in thought for other in others)  # what was told is gathered before the answer
+    shares = {kind: count / len(examples["recall"]) for kind, count in kinds.items()}
+    assert shares == pytest.approx({"told": 1 / 6, "asked": 7 / 12, "missing": 1 / 6, "nothing told": 1 / 12}, abs=0.04)
 
 
 def test_a_higher_level_is_longer(examples):
-    turns = [[len(e.messages) for e in examples["recall"] if e.level == level] for level in (1, 2, 3)]
-    assert max(turns[0]) <= 5 and min(turns[1]) >= 7 and min(turns[2]) >= 11
+    turns = [[len(e.messages) for e in examples["recall"] if e.level == level and e.key] for level in (1, 2, 3)]
+    assert max(turns[0]) <= 5 and min(turns[1]) >= 5 and min(turns[2]) >= 9
     assert any(len(e.messages) == 3 for e in examples["chat"])
 
 
 def test_names_vary_and_some_are_held_out(examples):
     keys = {e.key for e in examples["recall"]}
     assert len(keys) > 700 and 0.05 < sum(map(held_out, keys)) / len(keys) < 0.15
-    assert all(e.key for name in ("recall", "unknown") for e in examples[name])
+    assert all(e.key for name in ("recall", "unknown") for e in examples[name] if len(e.messages) > 1)
     assert not any(e.key for e in examples["chat"])
 
 

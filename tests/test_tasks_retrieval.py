@@ -58,6 +58,17 @@ def test_each_needle_is_in_the_text_once_and_quoted(examples):
         assert len(SECRETS.findall(text)) == len(example.expected["names"] + example.expected["others"])
 
 
+def test_training_says_the_value_before_its_owner_more_often_than_tests_do(examples):
+    first = {True: [], False: []}
+    for n, example in enumerate(examples):
+        text = example.messages[-1]["content"]
+        for name, value in zip(example.expected["names"], example.expected["values"], strict=True):
+            said = next(s for s in re.split(r"(?<=[.다])\s+", text) if name in s and value in s and SECRETS.search(s))
+            first[n % 10 == 0].append(said.index(value) < said.index(name))
+    assert sum(first[True]) / len(first[True]) == pytest.approx(1 / 6, abs=0.06)
+    assert sum(first[False]) / len(first[False]) == pytest.approx(1 / 2 + 1 / 12, abs=0.04)
+
+
 def test_a_higher_level_is_longer_and_has_more_needles(examples):
     def mean(level, size):
         sizes = [size(e) for e in examples if e.level == level]
@@ -113,7 +124,7 @@ def test_needles_can_be_asked_for_one_after_the_other(language, monkeypatch):
         text, *questions = (message["content"] for message in example.messages[::2])
         told = [message["content"] for message in example.messages[1::2]]
         whole = "".join(FRAMES[0].format(part) for part in (text, *questions)) + "".join(told)
-        assert 1450 < count(whole) <= 1500 and len(SECRETS.findall(text)) == 4  # and the first question's
+        assert 1450 < count(whole) <= 1500 and len(SECRETS.findall(text.rpartition("\n\n")[0])) == 3
         assert example.expected["names"][0] in questions[-1] and verify(example, example.reply["content"])
         assert all(other in text for other in example.expected["others"])
         assert not any(verify(example, reply) for reply in told)

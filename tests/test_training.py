@@ -440,7 +440,14 @@ def test_a_round_of_simper_that_costs_too_much_is_taken_back_and_the_next_is_hal
 def test_a_quarter_of_stage_twos_queries_are_stage_ones():
     first, second = (simper.draw_queries(stage, 8, seed=3) for stage in (1, 2))
     assert [e.messages for e in first[:2]] == [e.messages for e in second[:2]] and len(second) == 8
-    assert all(e.reasoning for e in first) and not all(e.reasoning for e in second)
+
+
+def test_what_stage_one_aims_at_thinks_and_what_holds_the_rest_does_not():
+    shares = {stage: sum(e.reasoning for e in queries) / len(queries)
+              for stage in (1, 2) for queries in [[simper.preference_example(Random(n), stage) for n in range(400)]]}
+    assert shares[1] == pytest.approx(0.75, abs=0.07) and shares[2] == pytest.approx(0.5, abs=0.08)
+    quiet = {e.task for n in range(400) if not (e := simper.preference_example(Random(n), 1)).reasoning}
+    assert {"chat", "recall", "sums"} <= quiet and not quiet & {"call", "loop"}
 
 
 def test_german_has_all_that_the_lab_asks_in_it_and_right_answers_are_right():

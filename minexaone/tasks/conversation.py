@@ -105,34 +105,43 @@ def value(rng, language, attribute) -> str:
 def recall(rng, language, level, test) -> Example:
     """`level` things that the user says, and up to as many other exchanges between; then one of them is asked for.
 
-    In a sixth of the cases the user has not said it.
+    In a quarter of the cases the user has not said it, or anything at all (a third of these); in a sixth nothing is
+    asked, the last thing is told.
     """
     attributes = rng.sample(ATTRIBUTES, level + 1)
     told, turns = {}, []
     for attribute in attributes[:-1]:
         x = value(rng, language, attribute)
-        while any(x in other or other in x for other in told.values()):  # 하늘 is a name and begins 하늘색
+        # 하늘 is a name and begins 하늘색; Rosa is a name, rosa a colour.
+        while any(x.lower() in other.lower() or other.lower() in x.lower() for other in told.values()):
             x = value(rng, language, attribute)
         told[attribute] = x
         statement = ask(rng, language, f"recall.{attribute}.tell", x=x)
         turns.append((attribute, statement, [user(statement), reply_to(rng, language, attribute, x)]))
+    last = turns.pop() if rng.random() < 1 / 6 else None
+    missing = not last and rng.random() < 0.3
+    if missing and rng.random() < 1 / 3:
+        told, turns = {}, []
+    labels = dict(zip(ATTRIBUTES, phrases()["recall.label"][language], strict=True))
+    notes = {attribute: f"{labels[attribute]} {x}" for attribute, x in told.items()}
     past = [message for *_, messages in turns for message in messages]
-    for _ in range(rng.randint(level - 1, level)):
+    for _ in range(rng.randint(level - 1, level) if past else 0):
         place = 2 * rng.randint(1, len(past) // 2)  # never before the first thing told
         past[place:place] = small_talk(rng, language)
-    if rng.random() < 1 / 6:
-        attribute, x = attributes[-1], None
-        reply, thought = say(rng, language, "recall.none.reply"), say(rng, language, "recall.none.think")
+    if last:
+        attribute, question, (_, answer) = last
+        x, reply = told[attribute], answer["content"]
+        thought = say(rng, language, "recall.tell.think", note=notes[attribute])
     else:
-        attribute, statement, _ = rng.choice(turns)
-        x = told[attribute]
-        reply = say(rng, language, f"recall.{attribute}.reply", x=x)
-        thought = say(rng, language, "recall.think", s=statement, x=x)
+        attribute = attributes[-1] if missing else rng.choice(attributes[:-1])
+        question, x = ask(rng, language, f"recall.{attribute}.ask"), told.get(attribute)
+        reply = say(rng, language, "recall.none.reply" if missing else f"recall.{attribute}.reply", x=x)
+        thought = say(rng, language, "recall.none.think" if missing else "recall.think", x=x, asked=labels[attribute],
+                      notes=", ".join(notes.values()) if told else say(rng, language, "recall.nothing"))
     others = [other for other in told.values() if other != x]
     expected = {"x": x, "others": others, "mark": None if x else "recall.none.mark"}
-    question = ask(rng, language, f"recall.{attribute}.ask")
     return Example("recall", language, level, [*past, user(question)], assistant(reply), expected, {"steps": thought},
-                   key=f"{attribute} {x}" if x else f"no {attribute} {others}")
+                   key=f"{attribute} {x}" if x else f"no {attribute} {others}" if told else "")
 
 
 def reply_to(rng, language, attribute, x):
@@ -156,17 +165,16 @@ def sentences(text: str) -> list[str]:
 
 
 @cache
-def known_sentences(intent: str, language: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(the first sentences, all sentences) of the replies to an intent."""
-    replies = [sentences(reply) for reply in phrases()[f"{intent}.reply"][language]]
-    return frozenset(reply[0] for reply in replies), frozenset(s for reply in replies for s in reply)
+def known_replies(intent: str, language: str) -> list[list[str]]:
+    """The sentences of each reply to an intent."""
+    return [sentences(reply) for reply in phrases()[f"{intent}.reply"][language]]
 
 
 def verify_chat(example: Example, reply: str) -> bool:
-    """What the model says of itself is fixed: every sentence must be one of the intent's, and begin as one does."""
-    first, known = known_sentences(example.expected["intent"], example.language)
-    said = sentences(reply)
-    return said[0] in first and known.issuperset(said)
+    """What the model says of itself is fixed: one of the intent's replies, whole, and sentences of others, if any."""
+    known, said = known_replies(example.expected["intent"], example.language), sentences(reply)
+    return (said[0] in {whole[0] for whole in known} and set().union(*known).issuperset(said)
+            and any(set(said).issuperset(whole) for whole in known))
 
 
 def verify_mark(example: Example, reply: str) -> bool:

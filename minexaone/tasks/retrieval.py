@@ -26,6 +26,7 @@ from minexaone.tasks.conversation import has_word, invented, person
 
 KINDS = ("number", "word")
 LENGTHS = ((300, 700), (450, 850), (700, 1200))  # of the text, in characters, by level
+VALUE_FIRST = 0.5  # of the needles of training say the value before its owner: of those models miss most
 KOREAN = 0.45  # a Korean text says the same with less than half as many characters
 # The chat format around a user's message, without and with reasoning: it counts towards a prompt's length.
 FRAMES = ("[|user|]\n{}[|endofturn|]\n[|assistant|]\n<think>\n\n</think>\n\n",
@@ -113,6 +114,15 @@ def state(rng, language, needle, form="") -> str:
     return say(rng, language, f"needle.{kind}{form}", x=name, y=value)
 
 
+def hide(rng, language, needle, test) -> str:
+    """The sentence that stands in the text; in training it says the value before its owner in half of all cases."""
+    kind, name, value = needle
+    if test or rng.random() > VALUE_FIRST:
+        return state(rng, language, needle)
+    texts = [text for text in phrases()[f"needle.{kind}"][language] if text.index("{y}") < text.index("{x}")]
+    return particles(rng.choice(texts).format(x=name, y=value))
+
+
 def needle(rng, language, level, test) -> Example:
     """Level 1: one needle in a short text. Level 2: two or three. Level 3: one or two in a longer text, between needles
     of the same kind that belong to others."""
@@ -122,7 +132,7 @@ def needle(rng, language, level, test) -> Example:
         others = draw_needles(rng, language, rng.randint(2, 4), test, [kind for kind, _, _ in needles], needles)
     length = rng.randint(*LENGTHS[level - 1]) * (KOREAN if language == "ko" else 1)
     sentences = haystack(rng, language, length)
-    stated = [state(rng, language, each) for each in needles + others]
+    stated = [hide(rng, language, each, test) for each in needles + others]
     for sentence in stated:
         sentences.insert(rng.randint(0, len(sentences)), sentence)
     content = prompt(rng, language, " ".join(sentences), question(rng, language, needles))
@@ -168,7 +178,7 @@ def niah(rng: Random, language: str, length: int, depth: float, tokens_of, reaso
     drawn = [] if turns else draw_needles(rng, language, needles, test)
     while len(drawn) < needles:  # each is a problem of its own, and none of a test may be learnt
         drawn += draw_needles(rng, language, 1, test, others=drawn)
-    stated = [state(rng, language, each) for each in drawn]
+    stated = [hide(rng, language, each, test) for each in drawn]
     asked, *later = [question(rng, language, [each]) for each in drawn] if turns else [question(rng, language, drawn)]
     told = [state(rng, language, each, ".reply") for each in drawn[:len(later)]]
     intro, later_text = say(rng, language, "needle.intro"), "".join(map("".join, zip(told, later, strict=True)))
@@ -233,7 +243,7 @@ def document(rng: Random, language: str, length_in_characters: int) -> str:
                     break
             needles.append(new)
             names.add(new[1])
-            sentence, gap = state(rng, language, new), rng.randint(150, 300) * density
+            sentence, gap = hide(rng, language, new, False), rng.randint(150, 300) * density
         elif rng.random() < 0.43:  # a third of all sentences, as about every fifth is a needle
             sentence = state(rng, language, rng.choice(needles), ".again")
         else:

@@ -62,7 +62,7 @@ PRESETS = {
         vocab_size=2560, corpus=30000, hidden_size=256, intermediate_size=640, layers=8, pattern="LLLG", heads=8,
         kv_heads=2, window=128, contexts=(256, 1024, 4096), tokens=65536, rows=1,
         pretrain=Recipe(1600, 2e-3, "wsd"), extend=Recipe(400, 8e-4), attempts=2,
-        sft=Recipe(8500, 1.2e-3), sft_again=Recipe(800, 3e-4), ratio=Recipe(1000, 1.2e-3),
+        sft=Recipe(13_000, 1.2e-3), sft_again=Recipe(800, 3e-4), ratio=Recipe(1000, 1.2e-3),
         agapo=Recipe(160, 1.5e-4, save_every=20), queries=4096, round=(128, 8, 1),
         compared=Recipe(160, 5e-5, "wsd", save_every=160), compared_round=(128, 8, 4),
         simper=Recipe(20, 1e-4), pairs=(10, 1024, 8, 64), max_new_tokens=512, evaluated=2000, needles=100),
