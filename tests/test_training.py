@@ -394,6 +394,16 @@ def test_replies_are_the_same_alone_and_in_a_batch(run, tokenizer):
         examples[0], examples[0], examples[1], examples[1]]
 
 
+def test_sampled_replies_do_not_depend_on_how_many_are_generated_together(run, tokenizer, monkeypatch):
+    model = Exaone4.from_pretrained(run / "sft", dtype="float32", device="cpu")
+    examples = [sample(Random(n), task="chat") for n in range(5)]
+    found = {}
+    for size in (1, 3, 64):
+        monkeypatch.setattr(rollouts, "rows_at_once", lambda model, size=size: size)
+        found[size] = [r.ids for r in rollouts.roll_out(model, tokenizer, examples, 3, 12, group=2)]
+    assert found[1] == found[3] == found[64] and len(set(map(tuple, found[1]))) == 10
+
+
 def test_presets_fit_together():
     for preset in PRESETS.values():
         assert preset.contexts[-1] >= 16 * preset.window and preset.agapo.steps % preset.round[2] == 0

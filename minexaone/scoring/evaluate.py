@@ -18,7 +18,7 @@ from minexaone.linear.lora import load_adapter, lora_layers, merge_lora
 from minexaone.linear.packed import Packed
 from minexaone.model import Exaone4
 from minexaone.reply import read_reply
-from minexaone.scoring.rollouts import ROWS, Rollout, language_kept, roll_out
+from minexaone.scoring.rollouts import Rollout, language_kept, roll_out, rows_at_once
 from minexaone.tasks import ALONE, LANGUAGES, TASKS, Example, in_a_chat, retrieval, sample, tool_use
 from minexaone.tasks.base import assistant, function_call, plain, tool
 from minexaone.tokenizer import Tokenizer
@@ -219,12 +219,12 @@ def episodes(model: Exaone4, tokenizer: Tokenizer, count: int, seed=0, reasoning
 def run_episodes(model: Exaone4, tokenizer: Tokenizer, drawn, reasoning: bool, rounds=8) -> list[bool]:
     """Whether the model calls what is needed, reads the results and ends with the right answer, for each episode."""
     good, conversations, made = [False] * len(drawn), [list(e.messages) for e in drawn], [[] for _ in drawn]
-    running = list(range(len(drawn)))
+    running, size = list(range(len(drawn))), rows_at_once(model)
     for round in range(rounds):
         prompts = [tokenizer.apply_chat_template(conversations[i], drawn[i].tools, enable_thinking=reasoning)
                    for i in running]
-        replies = [ids for start in tqdm(range(0, len(running), ROWS), desc=f"tool loops, turn {round + 1}")
-                   for ids in model.generate(prompts[start:start + ROWS], max_new_tokens=MAX_NEW_TOKENS)]
+        replies = [ids for start in tqdm(range(0, len(running), size), desc=f"tool loops, turn {round + 1}")
+                   for ids in model.generate(prompts[start:start + size], max_new_tokens=MAX_NEW_TOKENS)]
         still = []
         for i, ids in zip(running, replies, strict=True):
             reply = read_reply(tokenizer, ids, reasoning, model.config.stop_ids)
