@@ -246,6 +246,7 @@ def test_a_call_is_rewarded_where_chat_would_run_it(toy_tokenizer, control):
     assert toy_tokenizer.decode(ids) == asked.text + "[|endofturn|]"
 
     class Script:
+        device = torch.device("cpu")
         config = SimpleNamespace(stop_ids=[toy_tokenizer.eos_token_id], max_position_embeddings=10_000)
 
         def generate(self, prompts, **options):
