@@ -6,6 +6,7 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from minexaone.reply import Reply, ToolCall, read_reply
 from minexaone.scoring.evaluate import run_episodes
@@ -84,6 +85,7 @@ def test_calls_are_judged_as_json_in_any_order(toy_tokenizer, reply, good):
 @pytest.mark.parametrize("control", [True, False])
 def test_a_tool_loop_runs_the_calls_that_chat_would_run(toy_tokenizer, control):
     class Script:
+        device = torch.device("cpu")
         config = SimpleNamespace(stop_ids=[toy_tokenizer.eos_token_id])
 
         def generate(self, prompts, **options):
