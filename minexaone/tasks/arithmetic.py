@@ -306,7 +306,7 @@ def by_places(op, a, b, c) -> str:
 
 
 def verify_sums(example, reply) -> bool:
-    """The result, alone or after the two numbers, in plain digits."""
+    """The result in plain digits, alone or after the two numbers; before an equation it may be said as well."""
     expected = example.expected
     a, op, b, c = (expected[name] for name in ("a", "op", "b", "c"))
     text = re.sub(r"(?<=\d) ?[x*] ?(?=\d)", " × ", reply.lower()).replace("−", "-")
@@ -316,9 +316,9 @@ def verify_sums(example, reply) -> bool:
         x, operator, y = found.groups()
         if operator != op or (int(x), int(y)) not in ([(a, b)] if op == "-" else [(a, b), (b, a)]):
             return False
-        text = text[found.end():]
-    numbers = NUMBER.findall(text)
-    return numbers[-1:] == [str(c)] and (len(numbers) == 1 or (not found and numbers[:-1] == [str(a), str(b)]))
+        said, text = NUMBER.findall(text[:found.start()]), text[found.end():]
+        return said in ([], [str(c)]) and NUMBER.findall(text) == [str(c)]
+    return NUMBER.findall(text) in ([str(c)], [str(a), str(b), str(c)])
 
 
 # ----------------------------------------------------------------------------------------------------- story
