@@ -15,10 +15,10 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-for number in 4.57.6 5.24.0; do
-    python3 -m venv "$folder/$number"
-    "$folder/$number/bin/pip" install -q transformers=="$number"
-done
+python3 -m venv "$folder/4.57.6"
+python3 -m venv "$folder/5.24.0"
+"$folder/4.57.6/bin/pip" install -q transformers==4.57.6
+"$folder/5.24.0/bin/pip" install -q transformers==5.24.0
 cat > "$folder/check.py" <<'PYTHON'
 import json
 import sys
