@@ -7,8 +7,8 @@
 # chunks are masked as if every layer kept just the window before its chunk. So a sliding layer lets a token see up to
 # two windows; and a global layer, whose cache holds everything, is masked to its first keys: from the third chunk on a
 # token sees neither itself nor what is right before it. (With the attention of one kind set to zero, global layers are
-# right up to two windows and sliding ones up to one.) No error, no warning; only forward_batch of such a prompt returns
-# an array that cannot be read. Gemma 3 1B has a window of 512 tokens, the larger ones of 1,024.
+# right up to two windows and sliding ones up to one.) No error, no warning. Gemma 3 1B has a
+# window of 512 tokens, the larger ones of 1,024.
 # Seen, window 16, 20 random prompts of each length, greedy replies of 20 tokens: up to 16 tokens of prompt all replies
 # are those of transformers, with 24 half, with 32 to 96 tokens 3 to 5 of 20. With a window of 400 all are, at any
 # length.
